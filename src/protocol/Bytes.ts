@@ -97,7 +97,8 @@ export const fromUtf8 = (bytes: Uint8Array, field: string): string => {
   }
 }
 
-export const toHex = (bytes: Uint8Array): string => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("hex")
+export const toHex = (bytes: Uint8Array): string =>
+  Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("hex")
 
 /** Reads hexadecimal text; anything else is a MALFORMED error. */
 export const fromHex = (text: string, field = "hexadecimal text"): Uint8Array => {

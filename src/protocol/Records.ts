@@ -35,7 +35,7 @@ export const recordTypes = {
 export const recordFlags = { first: 1, last: 2, ackRequested: 4 } as const
 export const knownFlags = 7
 
-/** One opened record. `payload` is only valid until the next record is opened, unless the receiver copies it. */
+/** One opened record. `payload` is fresh memory that belongs to the receiver. */
 export interface Record {
   readonly type: number
   readonly flags: number
@@ -183,10 +183,24 @@ export class RecordSealer {
     return out
   }
 
-  #seal(out: Array<Uint8Array>, type: number, flags: number, stream: number, payload: ReadonlyArray<Uint8Array>, length: number): void {
+  #seal(
+    out: Array<Uint8Array>,
+    type: number,
+    flags: number,
+    stream: number,
+    payload: ReadonlyArray<Uint8Array>,
+    length: number
+  ): void {
     const keys = this.#keys
     const associated = header(keys.epoch, innerHeaderBytes + length + gcmTagBytes)
-    const inner = Uint8Array.of(type, flags, stream >>> 24, (stream >>> 16) & 0xff, (stream >>> 8) & 0xff, stream & 0xff)
+    const inner = Uint8Array.of(
+      type,
+      flags,
+      stream >>> 24,
+      (stream >>> 16) & 0xff,
+      (stream >>> 8) & 0xff,
+      stream & 0xff
+    )
     out.push(associated, ...this.#engine.seal(keys.key, keys.nonce(), associated, [inner, ...payload]))
     keys.records++
     keys.bytes += length
@@ -282,18 +296,27 @@ export class RecordOpener {
   #length(bytes: Uint8Array, at: number): number {
     const epoch = bytes[at] ?? 0
     const length = ((bytes[at + 1] ?? 0) << 16) | ((bytes[at + 2] ?? 0) << 8) | (bytes[at + 3] ?? 0)
-    if (epoch !== this.#keys.epoch) throw new ProtocolError("BAD_MAC", `a record of epoch ${epoch} in epoch ${this.#keys.epoch}`)
-    if (length < minCiphertextBytes || length > maxCiphertextBytes) throw new ProtocolError("TOO_LARGE", `a record of ${length} bytes`)
+    if (epoch !== this.#keys.epoch)
+      throw new ProtocolError("BAD_MAC", `a record of epoch ${epoch} in epoch ${this.#keys.epoch}`)
+    if (length < minCiphertextBytes || length > maxCiphertextBytes)
+      throw new ProtocolError("TOO_LARGE", `a record of ${length} bytes`)
     return length
   }
 
   #open(bytes: Uint8Array, from: number, to: number): Record | undefined {
     const keys = this.#keys
-    if (keys.records >= maxRecordsPerKey) throw new ProtocolError("UNEXPECTED", "the other side has not changed its key in time")
+    if (keys.records >= maxRecordsPerKey)
+      throw new ProtocolError("UNEXPECTED", "the other side has not changed its key in time")
     const tagAt = to - gcmTagBytes
     const start = from + recordHeaderBytes
     const associated = bytes.subarray(from, start)
-    const plain = this.#engine.open(keys.key, keys.nonce(), associated, bytes.subarray(start, tagAt), bytes.subarray(tagAt, to))
+    const plain = this.#engine.open(
+      keys.key,
+      keys.nonce(),
+      associated,
+      bytes.subarray(start, tagAt),
+      bytes.subarray(tagAt, to)
+    )
     if (plain === undefined) throw new ProtocolError("BAD_MAC", "a record is not authentic")
     keys.records++
     const type = plain[0] ?? 0
@@ -307,7 +330,8 @@ export class RecordOpener {
   }
 
   #updateKey(flags: number, stream: number, payload: Uint8Array): void {
-    if (flags !== 0 || stream !== 0 || payload.length > 0) throw new ProtocolError("MALFORMED", "KEY_UPDATE is not empty")
+    if (flags !== 0 || stream !== 0 || payload.length > 0)
+      throw new ProtocolError("MALFORMED", "KEY_UPDATE is not empty")
     if (this.#updates > 0 && this.#keys.records < minRecordsPerKeyUpdate) {
       throw new ProtocolError("UNEXPECTED", `a change of keys after ${this.#keys.records} records`)
     }
