@@ -47,7 +47,7 @@ export interface HandshakeCrypto {
   /** RSA-PSS, SHA-256, salt of 32 bytes; runs in the thread pool. */
   readonly sign: (identity: LocalIdentity, message: Uint8Array) => Promise<Uint8Array>
   readonly verify: (identity: PublicIdentity, message: Uint8Array, signature: Uint8Array) => boolean
-  /** RSA-OAEP, SHA-256. */
+  /** RSA-OAEP, SHA-256. MALFORMED where the peer's document names a number that is no RSA modulus. */
   readonly wrap: (identity: PublicIdentity, secret: Uint8Array) => Uint8Array
   /** Opens what `wrap` sealed for us; undefined where it does not open. Runs in the thread pool. */
   readonly unwrap: (identity: LocalIdentity, ciphertext: Uint8Array) => Promise<Uint8Array | undefined>
@@ -132,16 +132,15 @@ export const nodeCrypto = (): HandshakeCrypto => ({
     }),
   verify: (identity, message, signature) =>
     signature.length === rsaBytes && verify("sha256", message, { key: identity.verifyKey, ...pss }, signature),
-  wrap: (identity, secret) =>
-    publicEncrypt(
-      {
-        key: identity.wrapKey,
-        padding: constants.RSA_PKCS1_OAEP_PADDING,
-        oaepHash: "sha256",
-        oaepLabel: Buffer.from(oaepLabel)
-      },
-      secret
-    ),
+  wrap: (identity, secret) => {
+    const oaep = { padding: constants.RSA_PKCS1_OAEP_PADDING, oaepHash: "sha256", oaepLabel: Buffer.from(oaepLabel) }
+    try {
+      return publicEncrypt({ key: identity.wrapKey, ...oaep }, secret)
+    } catch {
+      // A document may name a modulus that is none, an even number for instance: only its use shows that.
+      throw new ProtocolError("MALFORMED", `the encryption key of ${identity.peerId.slice(0, 16)}… cannot encrypt`)
+    }
+  },
   // WebCrypto decrypts in the thread pool; `privateDecrypt` would hold this thread for over a millisecond.
   unwrap: async (identity, ciphertext) => {
     try {

@@ -60,7 +60,8 @@ export class FrameReader {
   #held: Uint8Array = new Uint8Array(0)
 
   push(chunk: Uint8Array): void {
-    this.#held = this.#held.length === 0 ? chunk : concat(this.#held, chunk)
+    // A copy always: the caller may read into the same memory again.
+    this.#held = concat(this.#held, chunk)
   }
 
   /** Bytes that wait here: of an unfinished frame, or what followed the last frame taken. */

@@ -84,6 +84,7 @@ export class Initiator {
   readonly #hello: Hello
   #helloFrame: Frame
   #state: State = { at: "start" }
+  #frames = 0
 
   constructor(config: InitiatorConfig) {
     this.#config = config
@@ -112,6 +113,7 @@ export class Initiator {
   }
 
   hello(): Uint8Array {
+    if (this.#state.at !== "start") throw new ProtocolError("INTERNAL", "this handshake has begun already")
     this.#state = { at: "ack", retried: false }
     return this.#helloFrame.bytes
   }
@@ -119,6 +121,7 @@ export class Initiator {
   async receive(received: Frame): Promise<InitiatorStep> {
     const state = this.#state
     this.#state = { at: "done" }
+    this.#frames++
     if (state.at === "ack" && received.type === messageTypes.retry && !state.retried) return this.#retry(received)
     if (state.at === "ack" && received.type === messageTypes.ack) return this.#ack(received)
     if (state.at === "auth" && received.type === messageTypes.authR) return this.#authR(received, state)
@@ -158,6 +161,7 @@ export class Initiator {
     const peer = this.#responder(hs, received.bytes.subarray(0, frameHeaderBytes + prefixBytes), ack.sealedIdentity)
     const th2 = transcript(hello, received.bytes)
     const secret = Uint8Array.from(crypto.randomBytes(hashBytes))
+    const frames = this.#frames
     const sealed = await sealAuth("initiator", config, expand(hs, "hs i2r", th2), th2, {
       initiator: identity.id,
       responder: peer.id,
@@ -165,6 +169,7 @@ export class Initiator {
       parameters: encodeParameters(config.parameters),
       ...(target.mode === modes.invite ? { document: identity.document } : {})
     })
+    if (this.#frames !== frames) throw new ProtocolError("UNEXPECTED", "a handshake frame before its turn")
     const authI = frame(messageTypes.authI, sealed)
     const th3 = sha256(th2, authI.bytes)
     const { version, suite } = ack

@@ -1,6 +1,7 @@
 import { createHash, createHmac } from "node:crypto"
 import { concat, u16, u64, u8, utf8 } from "./Bytes.ts"
 import { gcmNonceBytes, hashBytes, tagBytes, tagEpochSeconds } from "./constants.ts"
+import { ProtocolError } from "./ProtocolError.ts"
 
 /** Keys and hashes of the handshake and of the record layer: §2.2 and §2.4. HKDF is RFC 5869 with SHA-256. */
 
@@ -23,6 +24,7 @@ export const extract = (salt: Uint8Array, inputKey: Uint8Array): Uint8Array => h
 
 /** HKDF-Expand (RFC 5869 §2.3) with a ready-made `info`. */
 export const hkdfExpand = (pseudoRandomKey: Uint8Array, info: Uint8Array, length: number): Uint8Array => {
+  if (length > 255 * hashBytes) throw new ProtocolError("INTERNAL", `HKDF cannot give ${length} bytes`)
   const out = new Uint8Array(length)
   let block: Uint8Array = empty
   for (let at = 0, counter = 1; at < length; at += hashBytes, counter++) {

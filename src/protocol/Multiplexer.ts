@@ -1,5 +1,5 @@
 import { u16, u64 } from "./Bytes.ts"
-import { maxStreamId, maxUnreadAcks } from "./constants.ts"
+import { maxStreamId, maxUnreadAcks, minRecordsPerKeyUpdate } from "./constants.ts"
 import type { SessionSecrets } from "./Handshake.ts"
 import {
   encodeGoodbye,
@@ -14,9 +14,20 @@ import {
   type StreamClass
 } from "./Packets.ts"
 import { MuxStream, type StreamHost } from "./MuxStream.ts"
+import type { OutgoingRecord } from "./OutgoingMessage.ts"
 import { codeName, ProtocolError, wireCode, type WireCode } from "./ProtocolError.ts"
-import { RecordOpener, RecordSealer, recordTypes, type CipherEngine, type Record } from "./Records.ts"
+import { ReceiveWindow } from "./ReceiveWindow.ts"
+import {
+  messageTypes,
+  RecordOpener,
+  RecordSealer,
+  recordTypes,
+  streamTypes,
+  type CipherEngine,
+  type Record
+} from "./Records.ts"
 import type { SessionParameters } from "./SessionParameters.ts"
+import { StreamScheduler } from "./StreamScheduler.ts"
 
 /** What a session tells its owner; all are called synchronously from `receive`, or from the call that caused them. */
 export interface SessionEvents {
@@ -26,25 +37,16 @@ export interface SessionEvents {
   readonly onPong: (payload: Uint8Array) => void
   /** The other side says goodbye; ours is queued in answer where we have not said it first. */
   readonly onGoodbye: (goodbye: GoodbyePacket) => void
-  /** There is something to write. */
+  /** There is something to write: `take` it once the call that brought this event has returned. */
   readonly onWritable: () => void
   /** The session cannot go on, though no bytes from the other side are being taken just now. */
   readonly onFailure: (error: ProtocolError) => void
 }
 
-/** Bytes that one bulk stream may send before it is the next one's turn. */
-const bulkQuantumBytes = 65_536
 /** Control records that may wait to be written; a peer that asks for more without reading answers is cut off. */
 const maxControlRecords = 4 * maxUnreadAcks
 /** Streams that we gave up and the other side has not confirmed. */
 const maxUnsettledStreams = 1_024
-
-interface ControlRecord {
-  readonly type: number
-  readonly flags: number
-  readonly stream: number
-  readonly payload: Uint8Array
-}
 
 /**
  * The streams of one session (§3.2 to §3.5) over its records: bytes from the other side go to `receive`, bytes to write come from `take`.
@@ -61,23 +63,21 @@ export class Multiplexer {
 
   readonly #streams = new Map<number, MuxStream>()
   /** Streams that we reset and whose last records may still be on their way. */
-  readonly #unsettled = new Map<number, StreamClass>()
+  readonly #unsettled = new Map<number, { readonly streamClass: StreamClass; readonly window: ReceiveWindow }>()
   #nextOwnId: number
   #nextPeerId: number
   #peerOpen = 0
   #ownOpen = 0
 
-  readonly #control: Array<ControlRecord> = []
+  readonly #control: Array<OutgoingRecord> = []
   readonly #credits = new Map<number, number>()
   #failure: ProtocolError | undefined
-  /** Streams with something to send, by class; the first is the next one to be asked. */
-  readonly #active: ReadonlyArray<Array<MuxStream>> = [[], [], []]
-  #bulkDeficit = 0
+  readonly #scheduler = new StreamScheduler()
+  #keyUpdateDue = false
+  #taking = false
 
   #connectionLimit: number
-  #connectionReceived = 0
-  #connectionConsumed = 0
-  #connectionReceiveLimit: number
+  readonly #connectionWindow: ReceiveWindow
 
   #ready: boolean
   #goodbyeSent = false
@@ -94,18 +94,17 @@ export class Multiplexer {
     this.#nextPeerId = this.#initiator ? 2 : 1
     this.#ready = this.#initiator
     this.#connectionLimit = this.#peer.connectionWindowBytes
-    this.#connectionReceiveLimit = own.connectionWindowBytes
+    this.#connectionWindow = new ReceiveWindow(own.connectionWindowBytes)
     this.#host = {
       maxRecordBytes: this.#peer.maxRecordBytes,
       connectionCredit: this.#connectionLimit,
-      control: (type, flags, stream, payload) => this.#queueControl({ type, flags, stream, payload }),
+      control: (type, flags, stream, payload) => this.#queueControl(type, stream, payload, flags),
       credit: (stream, limit) => this.#queueCredit(stream, limit),
       wake: stream => this.#wake(stream),
       connectionConsumed: bytes => this.#onConnectionConsumed(bytes),
       forget: stream => this.#forget(stream)
     }
-    if (this.#initiator)
-      this.#queueControl({ type: recordTypes.ready, flags: 0, stream: 0, payload: new Uint8Array(0) })
+    if (this.#initiator) this.#queueControl(recordTypes.ready, 0, new Uint8Array(0))
   }
 
   get openStreams(): number {
@@ -129,29 +128,34 @@ export class Multiplexer {
     if (this.#nextOwnId >= maxStreamId) throw new ProtocolError("LIMIT", "this session has no stream ids left")
     const id = this.#nextOwnId
     this.#nextOwnId += 2
-    const stream = new MuxStream(
-      this.#host,
-      id,
-      streamClass,
-      name,
-      this.#peer.streamWindowBytes,
-      this.#own.streamWindowBytes
-    )
-    this.#streams.set(id, stream)
+    const stream = this.#addStream(id, streamClass, name)
     this.#ownOpen++
-    this.#queueControl({ type: recordTypes.open, flags: 0, stream: id, payload: encodeOpen({ streamClass, name }) })
+    this.#queueControl(recordTypes.open, id, encodeOpen({ streamClass, name }))
+    return stream
+  }
+
+  #addStream(id: number, streamClass: StreamClass, name: string): MuxStream {
+    const { streamWindowBytes } = this.#peer
+    const stream = new MuxStream(this.#host, id, streamClass, name, streamWindowBytes, this.#own.streamWindowBytes)
+    this.#streams.set(id, stream)
     return stream
   }
 
   ping(payload: Uint8Array): void {
-    this.#queueControl({ type: recordTypes.ping, flags: 0, stream: 0, payload })
+    this.#queueControl(recordTypes.ping, 0, payload)
+  }
+
+  /** Changes the sending key with the next bytes (§3.3: hourly), unless too few records went out under it to need that. */
+  updateKey(): void {
+    if (this.#goodbyeSent) return
+    this.#keyUpdateDue = true
+    this.#events.onWritable()
   }
 
   /** Says goodbye: the last record of this side. Streams that are open fail with its code. */
   goodbye(code: WireCode, reason: string): void {
     if (this.#goodbyeSent) return
-    const payload = encodeGoodbye({ code: wireCode(code) ?? 0, reason })
-    this.#queueControl({ type: recordTypes.goodbye, flags: 0, stream: 0, payload })
+    this.#queueControl(recordTypes.goodbye, 0, encodeGoodbye({ code: wireCode(code) ?? 0, reason }))
     this.#goodbyeSent = true
     this.closeStreams(new ProtocolError(code, reason))
   }
@@ -169,14 +173,18 @@ export class Multiplexer {
 
   // --- sending ---
 
-  #queueControl(record: ControlRecord): void {
+  #queueControl(type: number, stream: number, payload: Uint8Array, flags = 0): void {
     if (this.#goodbyeSent || this.#failure !== undefined) return
-    if (this.#control.length >= maxControlRecords) {
-      this.#failure = new ProtocolError("LIMIT", "the other side does not read our answers")
-      return this.#events.onFailure(this.#failure)
-    }
-    this.#control.push(record)
+    if (this.#control.length >= maxControlRecords) return this.#fail("the other side does not read our answers")
+    this.#control.push({ type, flags, stream, payload: [payload], bytes: payload.length })
     this.#events.onWritable()
+  }
+
+  /** A bound of ours is reached by what we do ourselves in answer to the other side. */
+  #fail(message: string): void {
+    if (this.#failure !== undefined) return
+    this.#failure = new ProtocolError("LIMIT", message)
+    this.#events.onFailure(this.#failure)
   }
 
   #queueCredit(stream: number, limit: number): void {
@@ -186,73 +194,51 @@ export class Multiplexer {
   }
 
   #wake(stream: MuxStream): void {
-    const active = this.#active[stream.streamClass]
-    if (active === undefined || this.#goodbyeSent) return
-    if (!active.includes(stream)) active.push(stream)
+    if (this.#goodbyeSent) return
+    this.#scheduler.add(stream)
     this.#events.onWritable()
   }
 
-  /** Sealed bytes to write now, in parts: about `maxBytes`, less where there is no more to send or no credit. */
+  /**
+   * Sealed bytes to write now, in parts: about `maxBytes`, less where there is no more to send or no credit. They are to be written
+   * before the next call. A responder has nothing to write before READY.
+   */
   take(maxBytes: number): Array<Uint8Array> {
+    // Records that a callback takes while others are being sealed would be written before them.
+    if (this.#taking || !this.#ready) return []
+    this.#taking = true
+    try {
+      return this.#take(maxBytes)
+    } finally {
+      this.#taking = false
+    }
+  }
+
+  #take(maxBytes: number): Array<Uint8Array> {
     const out: Array<Uint8Array> = []
     let bytes = 0
-    const seal = (type: number, flags: number, stream: number, payload: ReadonlyArray<Uint8Array>): void => {
-      for (const part of this.#sealer.seal(type, flags, stream, payload)) {
+    const append = (parts: ReadonlyArray<Uint8Array>): void => {
+      for (const part of parts) {
         out.push(part)
         bytes += part.length
       }
     }
+    const seal = (type: number, flags: number, stream: number, payload: ReadonlyArray<Uint8Array>): void =>
+      append(this.#sealer.seal(type, flags, stream, payload))
     while (bytes < maxBytes) {
+      if (this.#keyUpdateDue && !this.#goodbyeSent && this.#sealer.records >= minRecordsPerKeyUpdate)
+        append(this.#sealer.updateKey())
+      this.#keyUpdateDue = false
       for (const [stream, limit] of this.#credits) {
         this.#credits.delete(stream)
         if (stream === 0 || this.#streams.has(stream)) seal(recordTypes.credit, 0, stream, [u64(limit)])
       }
-      const control = this.#control.shift()
-      if (control !== undefined) {
-        seal(control.type, control.flags, control.stream, [control.payload])
-        continue
-      }
-      if (this.#goodbyeSent) break
-      const record = this.#nextRecord()
+      const record = this.#control.shift() ?? (this.#goodbyeSent ? undefined : this.#scheduler.next())
       if (record === undefined) break
       seal(record.type, record.flags, record.stream, record.payload)
+      record.sealed?.()
     }
     return out
-  }
-
-  #nextRecord() {
-    for (const streamClass of [streamClasses.admin, streamClasses.rpc]) {
-      const active = this.#active[streamClass] ?? []
-      for (let turns = active.length; turns > 0; turns--) {
-        const stream = active.shift()
-        if (stream === undefined) break
-        const record = stream.next()
-        // A stream without credit leaves the turn; its CREDIT wakes it again.
-        if (stream.ready) active.push(stream)
-        if (record !== undefined) return record
-      }
-    }
-    return this.#nextBulk()
-  }
-
-  /** Deficit round robin: a stream goes on until its share is used or it can send no more. */
-  #nextBulk() {
-    const active = this.#active[streamClasses.bulk] ?? []
-    for (let turns = active.length + 1; turns > 0; turns--) {
-      const stream = active[0]
-      if (stream === undefined) return undefined
-      if (this.#bulkDeficit <= 0) this.#bulkDeficit += bulkQuantumBytes
-      const record = stream.next()
-      if (record !== undefined) this.#bulkDeficit -= record.bytes
-      if (record === undefined || !stream.ready || this.#bulkDeficit <= 0) {
-        this.#bulkDeficit = 0
-        // A stream that has just ended has left the list by itself.
-        if (active[0] === stream) active.shift()
-        if (stream.ready) active.push(stream)
-      }
-      if (record !== undefined) return record
-    }
-    return undefined
   }
 
   // --- receiving ---
@@ -264,15 +250,12 @@ export class Multiplexer {
   }
 
   #onRecord(record: Record): void {
-    const { type, stream, payload } = record
+    const { type, flags, stream, payload } = record
     if (this.#goodbyeReceived) throw new ProtocolError("UNEXPECTED", "a record after GOODBYE")
+    if (!this.#ready) return this.#onFirstRecord(record)
     if (type >= 128) return
-    if (!this.#ready) {
-      if (type !== recordTypes.ready || stream !== 0 || payload.length > 0)
-        throw new ProtocolError("UNEXPECTED", "READY must be first")
-      this.#ready = true
-      return this.#events.onReady()
-    }
+    if (flags !== 0 && !messageTypes.has(type))
+      throw new ProtocolError("MALFORMED", `flags ${flags} on a record of type ${type}`)
     // The side that said goodbye first waits for the other's and for nothing else.
     if (this.#goodbyeSent && type !== recordTypes.goodbye) return
     if (stream === 0) return this.#onConnectionRecord(type, payload)
@@ -280,10 +263,18 @@ export class Multiplexer {
     this.#onStreamRecord(record)
   }
 
+  #onFirstRecord({ type, flags, stream, payload }: Record): void {
+    if (type !== recordTypes.ready || flags !== 0 || stream !== 0 || payload.length > 0)
+      throw new ProtocolError("UNEXPECTED", "READY must be first")
+    this.#ready = true
+    this.#events.onReady()
+    if (this.#control.length > 0) this.#events.onWritable()
+  }
+
   #onConnectionRecord(type: number, payload: Uint8Array): void {
     switch (type) {
       case recordTypes.ping:
-        return this.#queueControl({ type: recordTypes.pong, flags: 0, stream: 0, payload: parsePing(payload) })
+        return this.#queueControl(recordTypes.pong, 0, parsePing(payload))
       case recordTypes.pong:
         return this.#events.onPong(parsePing(payload))
       case recordTypes.credit:
@@ -308,18 +299,10 @@ export class Multiplexer {
     const { streamClass, name } = parseOpen(payload)
     this.#nextPeerId += 2
     if (this.#peerOpen >= this.#own.maxStreams) {
-      this.#unsettle(id, streamClass)
-      return this.#queueControl({ type: recordTypes.reset, flags: 0, stream: id, payload: u16(wireCode("BUSY") ?? 0) })
+      this.#unsettle(id, streamClass, new ReceiveWindow(this.#own.streamWindowBytes))
+      return this.#queueControl(recordTypes.reset, id, u16(wireCode("BUSY") ?? 0))
     }
-    const stream = new MuxStream(
-      this.#host,
-      id,
-      streamClass,
-      name,
-      this.#peer.streamWindowBytes,
-      this.#own.streamWindowBytes
-    )
-    this.#streams.set(id, stream)
+    const stream = this.#addStream(id, streamClass, name)
     this.#peerOpen++
     this.#events.onStream(stream)
   }
@@ -331,13 +314,16 @@ export class Multiplexer {
     switch (type) {
       case recordTypes.rawData:
       case recordTypes.admin:
+        this.#checkSize(payload)
         this.#countConnection(stream.streamClass, payload.length)
         return stream.onMessageRecord(record, type)
       case recordTypes.adminAck:
+        this.#checkSize(payload)
         return stream.onMessageRecord(record, type)
       case recordTypes.rawAck:
         return stream.onRawAck(parseNumber(payload, "RAW_ACK"))
       case recordTypes.fin:
+        if (payload.length > 0) throw new ProtocolError("MALFORMED", "FIN is not empty")
         return stream.onFin()
       case recordTypes.reset:
         return stream.onReset(parseReset(payload))
@@ -352,8 +338,9 @@ export class Multiplexer {
   #onLateRecord({ type, stream: id, payload }: Record): void {
     const known = id % 2 === this.#nextOwnId % 2 ? id < this.#nextOwnId : id < this.#nextPeerId
     if (!known) throw new ProtocolError("UNEXPECTED", `record type ${type} on stream ${id}, which was never opened`)
-    const streamClass = this.#unsettled.get(id)
-    if (streamClass === undefined) {
+    if (!streamTypes.has(type)) throw new ProtocolError("UNEXPECTED", `record type ${type} on stream ${id}`)
+    const unsettled = this.#unsettled.get(id)
+    if (unsettled === undefined) {
       // CREDIT and RAW_ACK may cross our FIN; anything else after the end of both directions is a breach.
       if (type === recordTypes.credit || type === recordTypes.rawAck || type === recordTypes.reset) return
       throw new ProtocolError("UNEXPECTED", `record type ${type} on stream ${id}, which has ended`)
@@ -363,15 +350,21 @@ export class Multiplexer {
       return
     }
     if (type === recordTypes.rawData || type === recordTypes.admin) {
-      this.#countConnection(streamClass, payload.length)
-      if (streamClass === streamClasses.bulk) this.#onConnectionConsumed(payload.length)
+      if (!unsettled.window.receive(payload.length))
+        throw new ProtocolError("LIMIT", `stream ${id} sent over its credit after its end`)
+      this.#countConnection(unsettled.streamClass, payload.length)
+      if (unsettled.streamClass === streamClasses.bulk) this.#onConnectionConsumed(payload.length)
     }
   }
 
+  /** Our `mr`: the other side signed that it has read it. */
+  #checkSize(payload: Uint8Array): void {
+    if (payload.length > this.#own.maxRecordBytes)
+      throw new ProtocolError("TOO_LARGE", `a record of ${payload.length} bytes, we take ${this.#own.maxRecordBytes}`)
+  }
+
   #countConnection(streamClass: StreamClass, bytes: number): void {
-    if (streamClass !== streamClasses.bulk) return
-    this.#connectionReceived += bytes
-    if (this.#connectionReceived > this.#connectionReceiveLimit)
+    if (streamClass === streamClasses.bulk && !this.#connectionWindow.receive(bytes))
       throw new ProtocolError("LIMIT", "bulk data over the connection's credit")
   }
 
@@ -383,26 +376,22 @@ export class Multiplexer {
   }
 
   #onConnectionConsumed(bytes: number): void {
-    this.#connectionConsumed += bytes
-    const window = this.#own.connectionWindowBytes
-    if (this.#connectionConsumed + window - this.#connectionReceiveLimit < window / 2) return
-    this.#connectionReceiveLimit = this.#connectionConsumed + window
-    this.#queueCredit(0, this.#connectionReceiveLimit)
+    const limit = this.#connectionWindow.consume(bytes)
+    if (limit !== undefined) this.#queueCredit(0, limit)
   }
 
-  #unsettle(id: number, streamClass: StreamClass): void {
+  #unsettle(id: number, streamClass: StreamClass, window: ReceiveWindow): void {
     if (this.#unsettled.size >= maxUnsettledStreams)
-      throw new ProtocolError("LIMIT", "too many streams that were given up are still open")
-    this.#unsettled.set(id, streamClass)
+      return this.#fail("the other side does not confirm the end of streams")
+    this.#unsettled.set(id, { streamClass, window })
   }
 
   #forget(stream: MuxStream): void {
     this.#streams.delete(stream.id)
     if (stream.id % 2 === this.#nextOwnId % 2) this.#ownOpen--
     else this.#peerOpen--
-    const active = this.#active[stream.streamClass] ?? []
-    const at = active.indexOf(stream)
-    if (at >= 0) active.splice(at, 1)
-    if (!stream.settled && !this.#goodbyeSent) this.#unsettle(stream.id, stream.streamClass)
+    this.#scheduler.remove(stream)
+    this.#credits.delete(stream.id)
+    if (!stream.settled && !this.#goodbyeSent) this.#unsettle(stream.id, stream.streamClass, stream.window)
   }
 }

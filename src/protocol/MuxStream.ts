@@ -1,12 +1,14 @@
 import { ByteReader, u16, u64 } from "./Bytes.ts"
-import { firstPrefixBytes, maxUnreadAcks } from "./constants.ts"
+import { firstPrefixBytes, maxAdminMessageBytes, maxUnreadAcks } from "./constants.ts"
+import { OutgoingMessage, type MessageType, type OutgoingRecord } from "./OutgoingMessage.ts"
 import { encodePrefix, parsePrefix, streamClasses, type StreamClass } from "./Packets.ts"
 import { codeName, ProtocolError, wireCode, type WireCode } from "./ProtocolError.ts"
+import { ReceiveWindow } from "./ReceiveWindow.ts"
 import { recordFlags, recordTypes, type Record } from "./Records.ts"
 
-export type MessageType = typeof recordTypes.rawData | typeof recordTypes.admin | typeof recordTypes.adminAck
+export type { MessageType }
 
-/** A piece of a message as it arrives. `bytes` belongs to the receiver, who says by `consumed` when it is done with it. */
+/** A piece of a message as it arrives. `bytes` belongs to the receiver, who says by `consumed`, once, when it is done with it. */
 export interface MessageChunk {
   readonly type: MessageType
   readonly messageId: number
@@ -45,69 +47,6 @@ export interface StreamHost {
   readonly forget: (stream: MuxStream) => void
 }
 
-/** One record to be sealed. */
-export interface OutgoingRecord {
-  readonly type: number
-  readonly flags: number
-  readonly stream: number
-  readonly payload: ReadonlyArray<Uint8Array>
-  readonly bytes: number
-}
-
-/** A message on its way out. Its parts are sent in order and must not change until `finish`. */
-class OutgoingMessage {
-  readonly type: MessageType
-  readonly messageId: number
-  readonly total: number
-  readonly ackRequested: boolean
-  readonly finish: (error?: ProtocolError) => void
-  readonly #parts: Array<Uint8Array>
-  /** Bytes that wait to be sent. */
-  waiting: number
-  started = false
-
-  constructor(
-    type: MessageType,
-    messageId: number,
-    parts: ReadonlyArray<Uint8Array>,
-    ackRequested: boolean,
-    done: (error?: ProtocolError) => void
-  ) {
-    this.type = type
-    this.messageId = messageId
-    this.#parts = parts.filter(part => part.length > 0)
-    this.total = this.#parts.reduce((bytes, part) => bytes + part.length, 0)
-    this.waiting = this.total
-    this.ackRequested = ackRequested
-    this.finish = done
-  }
-
-  /** Free of credit: answers, so that a full window never blocks them. */
-  get free(): boolean {
-    return this.type === recordTypes.adminAck
-  }
-
-  take(bytes: number): Array<Uint8Array> {
-    const taken: Array<Uint8Array> = []
-    let left = bytes
-    while (left > 0) {
-      const part = this.#parts[0]
-      if (part === undefined) throw new ProtocolError("INTERNAL", "more bytes counted than queued")
-      if (part.length <= left) {
-        taken.push(part)
-        this.#parts.shift()
-        left -= part.length
-      } else {
-        taken.push(part.subarray(0, left))
-        this.#parts[0] = part.subarray(left)
-        left = 0
-      }
-    }
-    this.waiting -= bytes
-    return taken
-  }
-}
-
 interface Incoming {
   readonly type: MessageType
   readonly messageId: number
@@ -116,13 +55,16 @@ interface Incoming {
   received: number
 }
 
+/** Chunks that may lie unread beside one for each message prefix in the window: what a change of credit may split. */
+const spareChunks = 64
+
 /** One stream of a session: messages in both directions under credit (§3.4, §3.5). Made by `Multiplexer`. */
 export class MuxStream {
   readonly id: number
   readonly streamClass: StreamClass
   readonly name: string
   readonly #host: StreamHost
-  readonly #window: number
+  readonly #maxUnreadChunks: number
   #receiver: StreamReceiver | undefined
   /** Events that came before there was a receiver: bounded by the window, as nothing in it is consumed. */
   #early: Array<(receiver: StreamReceiver) => void> = []
@@ -135,9 +77,8 @@ export class MuxStream {
   #finishing = false
   #finished = false
 
-  #receiveLimit: number
-  #received = 0
-  #consumed = 0
+  readonly #window: ReceiveWindow
+  #unreadChunks = 0
   #incoming: Incoming | undefined
   #lastMessageId = 0
   #ended = false
@@ -160,8 +101,8 @@ export class MuxStream {
     this.streamClass = streamClass
     this.name = name
     this.#sendLimit = sendWindow
-    this.#window = receiveWindow
-    this.#receiveLimit = receiveWindow
+    this.#window = new ReceiveWindow(receiveWindow)
+    this.#maxUnreadChunks = receiveWindow / firstPrefixBytes + spareChunks
   }
 
   get closed(): ProtocolError | undefined {
@@ -170,7 +111,7 @@ export class MuxStream {
 
   /** Unread bytes that have arrived here. */
   get unread(): number {
-    return this.#received - this.#consumed
+    return this.#window.unread
   }
 
   /** Sets who takes what arrives; what has arrived already is delivered at once. */
@@ -199,7 +140,8 @@ export class MuxStream {
   ): number {
     const { answers, ackRequested = false } = options
     const messageId = answers ?? this.#nextMessageId
-    const refusal = this.#refusal(answers)
+    const message = new OutgoingMessage(type, messageId, parts, ackRequested, done)
+    const refusal = this.#refusal(message, answers)
     if (refusal !== undefined) {
       done(refusal)
       return messageId
@@ -207,19 +149,22 @@ export class MuxStream {
     if (answers === undefined) this.#nextMessageId++
     else this.#toAnswer.delete(answers)
     if (ackRequested) (type === recordTypes.admin ? this.#unanswered : this.#unacked).add(messageId)
-    this.#queue.push(new OutgoingMessage(type, messageId, parts, ackRequested, done))
+    this.#queue.push(message)
     this.#host.wake(this)
     return messageId
   }
 
-  #refusal(answers: number | undefined): ProtocolError | undefined {
+  #refusal(message: OutgoingMessage, answers: number | undefined): ProtocolError | undefined {
     if (this.#closed !== undefined) return this.#closed
     if (this.#finishing) return new ProtocolError("UNEXPECTED", `stream ${this.id} is closed for sending`)
-    if (this.#unacked.size + this.#unanswered.size >= maxUnreadAcks) {
+    if (message.ackRequested && this.#unacked.size + this.#unanswered.size >= maxUnreadAcks) {
       return new ProtocolError("LIMIT", `${maxUnreadAcks} messages wait for their acknowledgement`)
     }
-    if (answers !== undefined && !this.#toAnswer.has(answers)) {
-      return new ProtocolError("INTERNAL", `message ${answers} waits for no answer`)
+    if (message.free && message.total > maxAdminMessageBytes) {
+      return new ProtocolError("TOO_LARGE", `an answer of ${message.total} bytes, at most ${maxAdminMessageBytes}`)
+    }
+    if (message.free ? answers === undefined || !this.#toAnswer.has(answers) : answers !== undefined) {
+      return new ProtocolError("INTERNAL", `message ${answers} waits for no answer of this type`)
     }
     return undefined
   }
@@ -229,18 +174,18 @@ export class MuxStream {
     if (this.#closed === undefined) this.#host.control(recordTypes.rawAck, 0, this.id, u64(messageId))
   }
 
-  /** Says that a chunk is done with; the other side may send as much again. */
+  /** Says that a chunk is done with, an empty one too: its bytes and its message's prefix are credit for the other side again. */
   consumed(chunk: MessageChunk): void {
-    if (chunk.type !== recordTypes.adminAck) this.#consume(chunk.bytes.length)
+    if (chunk.type === recordTypes.adminAck) return
+    this.#unreadChunks--
+    this.#consume(chunk.bytes.length + (chunk.first ? firstPrefixBytes : 0))
   }
 
   #consume(bytes: number): void {
     if (this.#closed !== undefined) return
-    this.#consumed += bytes
     if (this.streamClass === streamClasses.bulk) this.#host.connectionConsumed(bytes)
-    if (this.#ended || this.#consumed + this.#window - this.#receiveLimit < this.#window / 2) return
-    this.#receiveLimit = this.#consumed + this.#window
-    this.#host.credit(this.id, this.#receiveLimit)
+    const limit = this.#window.consume(bytes)
+    if (limit !== undefined && !this.#ended) this.#host.credit(this.id, limit)
   }
 
   /** Sends no more after what is queued. */
@@ -254,16 +199,24 @@ export class MuxStream {
   reset(code: WireCode, message: string = `stream ${this.id} was reset here: ${code}`): void {
     if (this.#closed !== undefined) return
     this.#host.control(recordTypes.reset, 0, this.id, u16(wireCode(code) ?? 0))
-    this.close(new ProtocolError(code, message))
+    this.#early = []
+    // After its FIN nothing of this stream comes from the other side, not even an answer to the RESET.
+    this.close(new ProtocolError(code, message), this.#ended)
   }
 
   // --- called by Multiplexer ---
 
   /** Whether `next` would give a record now. */
   get ready(): boolean {
+    if (this.#closed !== undefined) return false
     const message = this.#queue[0]
     if (message === undefined) return this.#finishing && !this.#finished
     return message.free || this.#credit() >= (message.started ? 0 : firstPrefixBytes) + (message.waiting > 0 ? 1 : 0)
+  }
+
+  /** What the other side may still send here: it counts on after the stream has been given up. */
+  get window(): ReceiveWindow {
+    return this.#window
   }
 
   #credit(): number {
@@ -296,11 +249,10 @@ export class MuxStream {
       this.#sent += bytes
       if (this.streamClass === streamClasses.bulk) this.#host.connectionCredit -= bytes
     }
-    if (last) {
-      this.#queue.shift()
-      message.finish()
-    }
-    return { type: message.type, flags, stream: this.id, payload, bytes }
+    const record = { type: message.type, flags, stream: this.id, payload, bytes }
+    if (!last) return record
+    this.#queue.shift()
+    return { ...record, sealed: () => message.finish() }
   }
 
   onCredit(limit: number): void {
@@ -317,8 +269,8 @@ export class MuxStream {
 
   onFin(): void {
     if (this.#ended) throw new ProtocolError("UNEXPECTED", `FIN twice on stream ${this.id}`)
-    if (this.#incoming !== undefined) return this.reset("MALFORMED", `FIN within a message on stream ${this.id}`)
     this.#ended = true
+    if (this.#incoming !== undefined) return this.reset("MALFORMED", `FIN within a message on stream ${this.id}`)
     this.#deliver(receiver => receiver.onEnd?.())
     this.#closeIfDone()
   }
@@ -327,6 +279,7 @@ export class MuxStream {
     // The answer tells the other side that nothing of this stream is on its way any more.
     if (!this.#finished) this.#host.control(recordTypes.reset, 0, this.id, u16(0))
     const name = codeName(code)
+    this.#early = []
     this.close(new ProtocolError(name, `stream ${this.id} was reset by the other side: ${name}`), true)
   }
 
@@ -336,33 +289,36 @@ export class MuxStream {
     const first = (record.flags & recordFlags.first) !== 0
     if (first !== (this.#incoming === undefined))
       throw new ProtocolError("UNEXPECTED", "a message begins within another, or without FIRST")
+    const last = (record.flags & recordFlags.last) !== 0
     let bytes = record.payload
+    if (!first && !last && bytes.length === 0)
+      throw new ProtocolError("MALFORMED", "a record that carries nothing of its message")
     let incoming = this.#incoming
     if (incoming === undefined) {
       incoming = this.#beginIncoming(record, type)
       bytes = record.payload.subarray(firstPrefixBytes)
-      if (type !== recordTypes.adminAck) this.#consume(firstPrefixBytes)
     } else if (incoming.type !== type || (record.flags & recordFlags.ackRequested) !== 0) {
       throw new ProtocolError("UNEXPECTED", "a record of another kind within a message")
     }
     incoming.received += bytes.length
-    const last = (record.flags & recordFlags.last) !== 0
     const { messageId, total, ackRequested } = incoming
     if (total !== undefined && (incoming.received > total || (last && incoming.received !== total))) {
       return this.reset("MALFORMED", `a message of ${incoming.received} bytes that announced ${total}`)
+    }
+    // An answer is free of credit, so its size is the only bound on it.
+    if (type === recordTypes.adminAck && incoming.received > maxAdminMessageBytes) {
+      return this.reset("TOO_LARGE", `an answer of more than ${maxAdminMessageBytes} bytes`)
     }
     this.#incoming = last ? undefined : incoming
     this.#deliver(receiver => receiver.onChunk({ type, messageId, total, first, last, ackRequested, bytes }))
   }
 
   #count(bytes: number): void {
-    this.#received += bytes
-    if (this.#received > this.#receiveLimit) {
-      throw new ProtocolError(
-        "LIMIT",
-        `stream ${this.id} sent ${this.#received - this.#receiveLimit} bytes over its credit`
-      )
-    }
+    if (!this.#window.receive(bytes))
+      throw new ProtocolError("LIMIT", `stream ${this.id} sent ${-this.#window.credit} bytes over its credit`)
+    // Credit bounds the bytes; this bounds the objects that hold them, which for tiny records are far larger.
+    if (++this.#unreadChunks > this.#maxUnreadChunks)
+      throw new ProtocolError("LIMIT", `${this.#unreadChunks} unread records on stream ${this.id}`)
   }
 
   #beginIncoming(record: Record, type: MessageType): Incoming {

@@ -57,9 +57,9 @@ export interface GoodbyePacket {
 }
 
 export const encodeGoodbye = ({ code, reason }: GoodbyePacket): Uint8Array => {
-  let text = reason
-  while (utf8(text).length > maxReasonBytes) text = text.slice(0, -1)
-  return concat(u16(code), utf8(text))
+  const text = new Uint8Array(maxReasonBytes)
+  const { written } = new TextEncoder().encodeInto(reason, text)
+  return concat(u16(code), text.subarray(0, written))
 }
 
 export const parseGoodbye = (payload: Uint8Array): GoodbyePacket => {

@@ -31,6 +31,12 @@ export const recordTypes = {
   credit: 24
 } as const
 
+/** Records that carry messages: the only ones with flags. */
+export const messageTypes: ReadonlySet<number> = new Set([recordTypes.rawData, recordTypes.admin, recordTypes.adminAck])
+const { rawAck, fin, reset, credit } = recordTypes
+/** Records that belong to a stream which has been opened. */
+export const streamTypes: ReadonlySet<number> = new Set([...messageTypes, rawAck, fin, reset, credit])
+
 /** Record flags of §3.1. */
 export const recordFlags = { first: 1, last: 2, ackRequested: 4 } as const
 export const knownFlags = 7
@@ -161,6 +167,11 @@ export class RecordSealer {
 
   get epoch(): number {
     return this.#keys.epoch
+  }
+
+  /** Records sealed under the present key. */
+  get records(): number {
+    return this.#keys.records
   }
 
   /** The bytes to write for one record, in parts; `payload` (≤ 65,536 bytes in all) is read before this returns. */

@@ -20,7 +20,8 @@ export class ReplayCache {
 
   /** Notes a nonce; false when it has been seen before. */
   accept(name: string, nonce: Uint8Array, unixSeconds: number): boolean {
-    const key = toHex(nonce)
+    // Under its own name, so that nobody can use up a nonce that he saw in another's HELLO.
+    const key = `${name} ${toHex(nonce)}`
     if (this.#seen.has(key)) return false
     this.#forget(unixSeconds - replayCacheEpochs * tagEpochSeconds)
     const own = this.#perEntry.get(name) ?? new Set<string>()

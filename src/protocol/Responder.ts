@@ -236,6 +236,8 @@ export class Responder {
       wrapped: crypto.wrap(peer, secret),
       parameters: encodeParameters(config.parameters)
     })
+    // An ABORT went out in the meantime: nothing may follow it.
+    if (this.#abortable === undefined) throw new ProtocolError("UNEXPECTED", "the handshake ended before AUTH_R")
     const authR = frame(messageTypes.authR, sealed)
     const th4 = sha256(th3, authR.bytes)
     this.#abortable = undefined

@@ -64,8 +64,8 @@ export class TagIndex implements Directory {
     const entry = this.#entries.get(name)
     if (entry === undefined) return
     this.#entries.delete(name)
-    for (const [epoch, tags] of this.#epochs) tags.delete(toHex(tagFor(entry.keys.tag, epoch)))
-    this.#ahead?.tags.delete(toHex(tagFor(entry.keys.tag, this.#ahead.epoch)))
+    for (const [epoch, tags] of this.#epochs) forget(tags, entry, epoch)
+    if (this.#ahead !== undefined) forget(this.#ahead.tags, entry, this.#ahead.epoch)
   }
 
   lookup(tag: Uint8Array, unixSeconds: number): DirectoryEntry | undefined {
@@ -104,4 +104,10 @@ export class TagIndex implements Directory {
       this.#epochs.set(epoch, tags)
     }
   }
+}
+
+/** Another entry with the same keys keeps its tag. */
+const forget = (tags: Map<string, DirectoryEntry>, entry: DirectoryEntry, epoch: number): void => {
+  const tag = toHex(tagFor(entry.keys.tag, epoch))
+  if (tags.get(tag) === entry) tags.delete(tag)
 }

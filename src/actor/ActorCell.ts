@@ -1,0 +1,135 @@
+/** The part of an actor that outlives its restarts: path, mailbox, and what is owed to senders and watchers. */
+import { Cause, Deferred, Effect, Exit } from "effect"
+import { ActorCrashed, ActorStopped, MailboxFull } from "./ActorError.ts"
+import { Mailbox, type Overflow } from "./Mailbox.ts"
+
+/** One message. The protocol's types are proved where it is sent and where it is handled; between them it is opaque. */
+export interface Envelope {
+  readonly tag: string
+  readonly payload: unknown
+  /** Tells the sender how it ended; undefined once nobody waits. */
+  settle: ((exit: Exit.Exit<unknown, unknown>) => void) | undefined
+  /** The asker has gone: not worth handling any more. */
+  cancelled: boolean
+}
+
+export type AnyHandlers = { readonly [tag: string]: (payload: unknown) => Effect.Effect<unknown, unknown> }
+
+export type ActorState = "starting" | "running" | "restarting" | "draining" | "stopped"
+
+/** Why an actor is gone for good; `cause` is the last crash. A restart is no termination. */
+export interface Termination {
+  readonly actor: string
+  readonly reason: "stopped" | "crashed"
+  readonly cause?: unknown
+}
+
+export class ActorCell {
+  readonly path: string
+  readonly mailbox: Mailbox<Envelope>
+  readonly terminated = Deferred.makeUnsafe<Termination>()
+  crashes = 0
+  private phase: "starting" | "running" | "restarting" = "starting"
+  private draining = false
+  private current: Envelope | undefined
+
+  constructor(path: string, capacity: number, overflow: Overflow) {
+    this.path = path
+    this.mailbox = new Mailbox<Envelope>(capacity, overflow, dropped =>
+      dropped.settle?.(Exit.fail(new MailboxFull({ actor: path, capacity })))
+    )
+  }
+
+  get state(): ActorState {
+    if (this.isTerminated) return "stopped"
+    return this.draining ? "draining" : this.phase
+  }
+
+  get isTerminated(): boolean {
+    return Deferred.isDoneUnsafe(this.terminated)
+  }
+
+  enter(phase: "starting" | "running" | "restarting"): void {
+    this.phase = phase
+  }
+
+  /** Handles messages one by one until the actor drains and nothing is left; fails with the cause of a crash. */
+  receive(handlers: AnyHandlers): Effect.Effect<void, unknown> {
+    const next = (): Effect.Effect<void, unknown> => {
+      let envelope = this.mailbox.take()
+      while (envelope?.cancelled === true) envelope = this.mailbox.take()
+      if (envelope === undefined) return this.arrival
+      this.current = envelope
+      return Effect.matchCauseEffect(this.handle(handlers, envelope), {
+        onSuccess: value => this.settled(Exit.succeed(value)),
+        onFailure: cause => this.failed(cause)
+      })
+    }
+    return Effect.whileLoop({
+      while: () => !(this.draining && this.mailbox.size === 0),
+      body: next,
+      step: () => {}
+    })
+  }
+
+  /** Fails the message under work: its handler was cut off by a stop or by a restart of the whole group. */
+  failCurrent(error: ActorStopped | ActorCrashed): void {
+    const { current } = this
+    this.current = undefined
+    current?.settle?.(Exit.fail(error))
+  }
+
+  /** Takes no more messages; those that wait are still handled. */
+  drain(): void {
+    this.draining = true
+    const stopped = Exit.fail(new ActorStopped({ actor: this.path }))
+    for (const envelope of this.mailbox.close()) envelope.settle?.(stopped)
+    this.mailbox.onArrival?.()
+  }
+
+  /** The end: every message left fails, every watcher is told. */
+  terminate(reason: Termination["reason"], cause?: unknown): void {
+    if (this.isTerminated) return
+    this.drain()
+    const error = new ActorStopped({ actor: this.path })
+    this.failCurrent(error)
+    for (let left = this.mailbox.take(); left !== undefined; left = this.mailbox.take()) left.settle?.(Exit.fail(error))
+    const termination = { actor: this.path, reason, ...(cause === undefined ? {} : { cause }) }
+    Deferred.doneUnsafe(this.terminated, Effect.succeed(termination))
+  }
+
+  private handle(handlers: AnyHandlers, envelope: Envelope): Effect.Effect<unknown, unknown> {
+    return Effect.suspend(() => {
+      const handler = handlers[envelope.tag]
+      return handler === undefined
+        ? Effect.die(new Error(`the behaviour of ${this.path} has no handler for ${envelope.tag}`))
+        : handler(envelope.payload)
+    })
+  }
+
+  private settled(exit: Exit.Exit<unknown, unknown>): Effect.Effect<void> {
+    const { current } = this
+    this.current = undefined
+    if (current?.settle !== undefined) current.settle(exit)
+    else if (Exit.isFailure(exit) && current?.cancelled === false)
+      return Effect.logWarning(`${this.path}: ${current.tag} failed and its sender did not wait to hear it`, exit.cause)
+    return Effect.void
+  }
+
+  private failed(cause: Cause.Cause<unknown>): Effect.Effect<void, unknown> {
+    const isTyped = cause.reasons.length > 0 && cause.reasons.every(Cause.isFailReason)
+    if (isTyped) return this.settled(Exit.failCause(cause))
+    this.failCurrent(new ActorCrashed({ actor: this.path, cause: Cause.squash(cause) }))
+    return Effect.failCause(cause)
+  }
+
+  // Woken through the scheduler, so that a sender goes on first and a burst of messages costs one wake.
+  private readonly arrival = Effect.withFiber<void>(fiber =>
+    Effect.callback(resume => {
+      this.mailbox.onArrival = () => fiber.currentDispatcher.scheduleTask(() => resume(Effect.void), 0)
+      return Effect.sync(() => {
+        this.mailbox.onArrival = undefined
+      })
+    })
+  )
+}

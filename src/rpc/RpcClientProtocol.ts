@@ -1,0 +1,140 @@
+/** The calling side of one channel, below Effect's `RpcClient`. */
+import { Deferred, Effect, Semaphore, type Context } from "effect"
+import * as RpcClient from "effect/rpc/RpcClient"
+import { RpcClientDefect, RpcClientError } from "effect/rpc/RpcClientError"
+import type { FromClientEncoded, FromServerEncoded } from "effect/rpc/RpcMessage"
+import { ProtocolError } from "../protocol/ProtocolError.ts"
+import { RpcChannelClosed, type RpcChannel } from "./RpcChannel.ts"
+import { codecFor } from "./RpcCodec.ts"
+import { callBudgetBytes, callCost } from "./RpcLimits.ts"
+import { decodeToClient, encodeToServer, type ToClient } from "./RpcWire.ts"
+
+export interface ClientProtocol {
+  readonly service: RpcClient.Protocol["Service"]
+  /** Opens the tap: to be run once the client exists, so that no reply comes before it can be delivered. */
+  readonly listen: Effect.Effect<void>
+}
+
+/** `lastIssuedId` tells the highest request id given out so far: a reply to a later one is a lie. */
+export const makeClientProtocol = Effect.fnUntraced(function* (channel: RpcChannel, lastIssuedId: () => number) {
+  const calling = new CallingChannel(channel, lastIssuedId, yield* Effect.context<never>())
+  const service = RpcClient.Protocol.of({
+    run: (_clientId, write) => calling.run(write),
+    send: (_clientId, message) => calling.send(message),
+    supportsAck: true,
+    supportsTransferables: false,
+    codecFor
+  })
+  const protocol: ClientProtocol = { service, listen: calling.listen }
+  return protocol
+})
+
+type Deliver = (message: FromServerEncoded) => Effect.Effect<void>
+
+class CallingChannel {
+  private readonly channel: RpcChannel
+  private readonly lastIssuedId: () => number
+  private readonly fork: (effect: Effect.Effect<unknown>) => unknown
+  private readonly budget = Semaphore.makeUnsafe(callBudgetBytes)
+  /** What each request in flight costs, until its Exit. */
+  private readonly costs = new Map<number, number>()
+  private readonly unacknowledged = new Set<number>()
+  private readonly running = Deferred.makeUnsafe<void>()
+  private deliver: Deliver | undefined
+  private closed: RpcChannelClosed | undefined
+
+  constructor(channel: RpcChannel, lastIssuedId: () => number, services: Context.Context<never>) {
+    this.channel = channel
+    this.lastIssuedId = lastIssuedId
+    this.fork = Effect.runForkWith(services)
+  }
+
+  readonly listen: Effect.Effect<void> = Effect.suspend(() =>
+    Effect.map(Deferred.await(this.running), () => this.channel.receive(this.onMessage, this.close))
+  )
+
+  run(deliver: Deliver): Effect.Effect<never> {
+    return Effect.suspend(() => {
+      this.deliver = deliver
+      Deferred.doneUnsafe(this.running, Effect.void)
+      return Effect.onExit(Effect.never, () =>
+        Effect.sync(() => {
+          this.deliver = undefined
+        })
+      )
+    })
+  }
+
+  send(message: FromClientEncoded): Effect.Effect<void, RpcClientError> {
+    return Effect.suspend(() => {
+      if (this.closed !== undefined) return Effect.fail(clientError(this.closed))
+      let bytes: Uint8Array
+      try {
+        bytes = encodeToServer(message)
+      } catch (error) {
+        return Effect.fail(clientError(error))
+      }
+      if (message._tag === "Ack") this.unacknowledged.delete(Number(message.requestId))
+      const send = Effect.mapError(this.channel.send(bytes), clientError)
+      return message._tag === "Request" ? this.withinBudget(Number(message.id), callCost(bytes.length), send) : send
+    })
+  }
+
+  private withinBudget(id: number, cost: number, send: Effect.Effect<void, RpcClientError>) {
+    return Effect.uninterruptibleMask(restore =>
+      Effect.flatMap(restore(this.budget.take(cost)), () => {
+        this.costs.set(id, cost)
+        return Effect.onError(restore(send), () => Effect.sync(() => this.settle(id)))
+      })
+    )
+  }
+
+  private settle(id: number): void {
+    const cost = this.costs.get(id)
+    this.unacknowledged.delete(id)
+    this.costs.delete(id)
+    if (cost !== undefined) this.fork(this.budget.release(cost))
+  }
+
+  private readonly onMessage = (bytes: Uint8Array): void => {
+    const { deliver } = this
+    if (this.closed !== undefined || deliver === undefined) return
+    try {
+      const message = decodeToClient(bytes)
+      this.check(message)
+      this.fork(Effect.catchDefect(Effect.suspend(() => deliver(message)), defect => Effect.sync(() => this.refuse(defect))))
+    } catch (error) {
+      this.refuse(error)
+    }
+  }
+
+  private check(message: ToClient): void {
+    if (message._tag === "Defect") return
+    const { requestId } = message
+    if (requestId < 1 || requestId > this.lastIssuedId()) throw unexpected(`a reply to request ${requestId}, which was not made`)
+    if (message._tag === "Exit") return this.settle(requestId)
+    // A server sends the next chunk when this one is acknowledged, so at most one per call is ever held here.
+    if (this.unacknowledged.has(requestId)) throw unexpected(`a chunk of request ${requestId} before the last was acknowledged`)
+    if (this.costs.has(requestId)) this.unacknowledged.add(requestId)
+  }
+
+  private readonly close = (reason: RpcChannelClosed): void => {
+    if (this.closed !== undefined) return
+    this.closed = reason
+    for (const id of Array.from(this.costs.keys())) this.settle(id)
+    if (this.deliver !== undefined) this.fork(this.deliver({ _tag: "ClientProtocolError", error: clientError(reason) }))
+  }
+
+  private refuse(error: unknown): void {
+    const reason = error instanceof Error ? error.message : String(error)
+    this.close(new RpcChannelClosed({ reason: `the peer broke the protocol: ${reason}` }))
+    this.fork(this.channel.fail(reason))
+  }
+}
+
+const unexpected = (what: string): ProtocolError => new ProtocolError("UNEXPECTED", `RPC: ${what}`)
+
+const clientError = (cause: unknown): RpcClientError =>
+  new RpcClientError({
+    reason: new RpcClientDefect({ message: cause instanceof Error ? cause.message : String(cause), cause })
+  })

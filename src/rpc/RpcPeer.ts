@@ -1,0 +1,108 @@
+/**
+ * Typed calls to a peer and from it. Each side calls on the channel that it opened and serves on the one that the peer opened;
+ * a channel has one client and one server.
+ *
+ * ```ts
+ * const server = yield* RpcPeer.serve(Jobs).pipe(Effect.provide(Jobs.toLayer({ Join: ({ name }) => … })))
+ * yield* server.attach(incomingChannel, { peer: peerId })
+ * const jobs = yield* RpcPeer.client(Jobs, outgoingChannel)
+ * const rank = yield* jobs.Join({ name: "worker" }).pipe(RpcPeer.withDeadline())
+ * ```
+ *
+ * What comes from a peer is checked before it is used; a peer that breaks the rules loses its channel and nothing else happens.
+ */
+import { Effect, Schema, type Scope } from "effect"
+import type { Rpc, RpcGroup } from "effect/rpc"
+import * as RpcClient from "effect/rpc/RpcClient"
+import type { RpcClientError } from "effect/rpc/RpcClientError"
+import { RequestId } from "effect/rpc/RpcMessage"
+import * as RpcServer from "effect/rpc/RpcServer"
+import type { ActorError } from "../actor/ActorError.ts"
+import { RpcChannelClosed, type RpcChannel } from "./RpcChannel.ts"
+import { makeClientProtocol } from "./RpcClientProtocol.ts"
+import { defaultCallDeadlineMs } from "./RpcLimits.ts"
+import { CurrentCaller, makeServerProtocol, type CallerIdentity } from "./RpcServerProtocol.ts"
+
+/** A client of a remote peer. Its calls fail with `RpcClientError` when the channel is closed; see `closedReason`. */
+export type Client<Rpcs extends Rpc.Any> = RpcClient.RpcClient<Rpcs, RpcClientError>
+
+/** A client of which nobody knows where the other side lives: both `Client<Rpcs>` and the `client` of an `ActorRef<Rpcs>` fit. */
+export type AnyClient<Rpcs extends Rpc.Any> = RpcClient.RpcClient<Rpcs, RpcClientError | ActorError>
+
+/** The call took longer than its caller would wait. Its handler was told to stop. */
+export class RpcDeadlineExceeded extends Schema.TaggedError<RpcDeadlineExceeded>()("RpcDeadlineExceeded", {
+  deadlineMs: Schema.Number
+}) {
+  override get message() {
+    return `no answer within ${this.deadlineMs} ms`
+  }
+}
+
+export interface Options {
+  /** Spans for every call, carried to the other side. Off by default: a span per call costs about as much as the call. */
+  readonly tracing?: boolean
+}
+
+/**
+ * Calls `group` over a channel that this side opened. Interrupting a call interrupts its handler. When the channel dies, every
+ * call in flight fails at once, and so does every later one. Closing the scope interrupts the calls; the channel stays.
+ */
+export const client = Effect.fnUntraced(function* <Rpcs extends Rpc.Any>(
+  group: RpcGroup.RpcGroup<Rpcs>,
+  channel: RpcChannel,
+  options?: Options
+): Effect.fn.Return<Client<Rpcs>, never, Scope.Scope | Rpc.MiddlewareClient<Rpcs>> {
+  // Per channel from 1: a counter shared by all would tell every peer how much the others are called.
+  let lastId = 0
+  const protocol = yield* makeClientProtocol(channel, () => lastId)
+  const made = yield* RpcClient.make(group, {
+    generateRequestId: () => RequestId(++lastId),
+    disableTracing: options?.tracing !== true
+  }).pipe(Effect.provideService(RpcClient.Protocol, protocol.service))
+  yield* protocol.listen
+  return made
+})
+
+export interface Server {
+  /** Serves a channel that the peer opened, until it closes. `caller` is what its session proved. */
+  readonly attach: (channel: RpcChannel, caller: CallerIdentity) => Effect.Effect<void>
+}
+
+/**
+ * One server for any number of channels, with the handlers of `group.toLayer`. A defect in a handler fails its own call only.
+ * The end of a channel interrupts its handlers. Of one channel `maxConcurrentCalls` handlers run at a time.
+ */
+export const serve = Effect.fnUntraced(function* <Rpcs extends Rpc.Any>(
+  group: RpcGroup.RpcGroup<Rpcs>,
+  options?: Options
+): Effect.fn.Return<
+  Server,
+  never,
+  Scope.Scope | Rpc.ToHandler<Rpcs> | Rpc.Middleware<Rpcs> | Rpc.ServicesServer<Rpcs>
+> {
+  const protocol = yield* makeServerProtocol({ tracing: options?.tracing === true })
+  yield* RpcServer.make(group, { disableFatalDefects: true, disableTracing: options?.tracing !== true }).pipe(
+    Effect.provideService(RpcServer.Protocol, protocol.service),
+    Effect.forkScoped
+  )
+  yield* protocol.running
+  return { attach: (channel, caller) => Effect.sync(() => protocol.attach(channel, caller)) }
+})
+
+/** Inside a handler: the peer that calls. Dies outside of one, rather than let an unknown caller pass for a known one. */
+export const caller: Effect.Effect<CallerIdentity> = Effect.flatMap(CurrentCaller, identity =>
+  identity === undefined ? Effect.die(new Error("RpcPeer.caller: not in the handler of a remote call")) : Effect.succeed(identity)
+)
+
+/** Bounds a call in time; at the deadline it is interrupted, on the other side too. */
+export const withDeadline =
+  (deadlineMs: number = defaultCallDeadlineMs) =>
+  <A, E, R>(call: Effect.Effect<A, E, R>): Effect.Effect<A, E | RpcDeadlineExceeded, R> =>
+    Effect.timeoutOrElse(call, {
+      duration: deadlineMs,
+      orElse: () => Effect.fail(new RpcDeadlineExceeded({ deadlineMs }))
+    })
+
+/** Why the channel is gone, if that is what failed the call; else the call itself could not be sent or understood. */
+export const closedReason = ({ reason }: RpcClientError): RpcChannelClosed | undefined =>
+  reason._tag === "RpcClientDefect" && reason.cause instanceof RpcChannelClosed ? reason.cause : undefined

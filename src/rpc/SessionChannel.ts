@@ -1,0 +1,32 @@
+import { Effect } from "effect"
+import type { MuxStream } from "../protocol/MuxStream.ts"
+import type { ProtocolError } from "../protocol/ProtocolError.ts"
+import { recordTypes } from "../protocol/Records.ts"
+import { receiveWhole } from "../transport/Messages.ts"
+import type { Session } from "../transport/Session.ts"
+import { RpcChannelClosed, type RpcChannel } from "./RpcChannel.ts"
+import { maxRpcMessageBytes } from "./RpcWire.ts"
+
+const closed = (error: ProtocolError): RpcChannelClosed =>
+  new RpcChannelClosed({ reason: `${error.code}: ${error.message}` })
+
+/** RPC over one stream of a session: each message is an administrative packet. */
+export const sessionChannel = (session: Session, stream: MuxStream): RpcChannel => ({
+  send: message =>
+    Effect.callback<void, RpcChannelClosed>(resume => {
+      stream.send(recordTypes.admin, [message], error =>
+        resume(error === undefined ? Effect.void : Effect.fail(closed(error)))
+      )
+    }),
+  receive: (onMessage, onClose) =>
+    receiveWhole(
+      stream,
+      maxRpcMessageBytes,
+      ({ type, bytes }) => {
+        if (type === recordTypes.admin) onMessage(bytes)
+        else session.fail("UNEXPECTED", "data of another kind on an RPC stream")
+      },
+      reason => onClose(closed(reason))
+    ),
+  fail: reason => Effect.sync(() => session.fail("MALFORMED", reason))
+})

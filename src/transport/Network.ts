@@ -1,0 +1,73 @@
+import { Context, Schema, type Effect, type Scope } from "effect"
+
+/** A host and port. Ports are 1 to 65,535; 0 asks the system to choose when listening. */
+export interface Address {
+  readonly host: string
+  readonly port: number
+}
+
+/** `host:port`, IPv6 in brackets. */
+export const formatAddress = ({ host, port }: Address): string =>
+  host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`
+
+/** Reads `host:port` or `[IPv6]:port`; undefined where it is neither. */
+export const parseAddress = (text: string): Address | undefined => {
+  const match = /^(?:\[([0-9a-fA-F:.%]+)\]|([^:[\]\s]+)):(\d{1,5})$/.exec(text)
+  const host = match?.[1] ?? match?.[2]
+  const port = Number(match?.[3])
+  return host === undefined || !(port <= 65_535) ? undefined : { host, port }
+}
+
+/** What a connection tells its one owner. Called outside of Effect, once per read. */
+export interface ConnectionHandlers {
+  /** `chunk` belongs to the receiver. */
+  readonly onData: (chunk: Uint8Array) => void
+  /** A batch of bytes has been handed to the system: there is room for more. */
+  readonly onDrain: () => void
+  /** The connection is gone, in whatever way. Comes once, last. */
+  readonly onClose: (reason: string) => void
+}
+
+/** A stream of bytes to another host. Knows nothing of what they mean. */
+export interface Connection {
+  readonly remote: Address
+  /** Takes the handlers; may be called again to hand the connection on. Nothing is read before the first call. */
+  readonly handle: (handlers: ConnectionHandlers) => void
+  /** Queues bytes, written as one batch; the arrays must not change until `onDrain`. */
+  readonly write: (parts: ReadonlyArray<Uint8Array>) => void
+  /** Bytes queued and not yet handed to the system. */
+  readonly buffered: () => number
+  readonly pause: () => void
+  readonly resume: () => void
+  /** Writes what is queued, then closes. */
+  readonly end: () => void
+  /** Closes at once; what is queued is lost. */
+  readonly destroy: () => void
+}
+
+/** An address could not be listened on or dialled. `code` is the system's (`ECONNREFUSED`, `EADDRINUSE`, …) or `TIMEOUT`. */
+export class NetworkError extends Schema.TaggedError<NetworkError>()("NetworkError", {
+  operation: Schema.Literals(["listen", "dial"]),
+  address: Schema.String,
+  code: Schema.String
+}) {
+  override get message() {
+    return `cannot ${this.operation} ${this.address}: ${this.code}`
+  }
+}
+
+/**
+ * Where bytes come from and go to. `NetworkTcp.layer` is the real one; a simulation provides another, and nothing above can tell.
+ */
+export class Network extends Context.Service<
+  Network,
+  {
+    /** Listens until the scope ends; each accepted connection is handed to `accept`, who owns it. */
+    readonly listen: (
+      address: Address,
+      accept: (connection: Connection) => void
+    ) => Effect.Effect<Address, NetworkError, Scope.Scope>
+    /** Opens a connection, which the caller owns. */
+    readonly dial: (address: Address, timeoutMs: number) => Effect.Effect<Connection, NetworkError>
+  }
+>()("artifice/transport/Network") {}
