@@ -7,13 +7,12 @@
  *   Rpc.make("Add", { payload: { n: Schema.Number } }),
  *   Rpc.make("Get", { success: Schema.Number })
  * )
- * const counter = Actor.make({
- *   protocol: Counter,
- *   behaviour: () => {
+ * const counter = Actor.make(Counter, () =>
+ *   Effect.sync(() => {
  *     let sum = 0
- *     return Effect.succeed({ Add: ({ n }) => Effect.sync(() => void (sum += n)), Get: () => Effect.sync(() => sum) })
- *   }
- * })
+ *     return { Add: ({ n }) => Effect.sync(() => void (sum += n)), Get: () => Effect.sync(() => sum) }
+ *   })
+ * )
  * ```
  */
 import type { Effect, Scope, Stream } from "effect"
@@ -31,7 +30,11 @@ export const defaultMailboxCapacity = 1024
  * inside) is a crash. Streaming rpcs have no handler here: an actor answers once.
  */
 export type Handlers<Rpcs extends Rpc.Any> = {
-  readonly [Current in Rpcs as Current["_tag"]]: Rpc.Success<Current> extends Stream.Stream<infer _A, infer _E, infer _R>
+  readonly [Current in Rpcs as Current["_tag"]]: Rpc.Success<Current> extends Stream.Stream<
+    infer _A,
+    infer _E,
+    infer _R
+  >
     ? never
     : (payload: Rpc.Payload<Current>) => Effect.Effect<Rpc.Success<Current>, Rpc.Error<Current>>
 }
@@ -45,13 +48,7 @@ export interface ActorContext<Rpcs extends Rpc.Any> {
   readonly stop: Effect.Effect<void>
 }
 
-export interface ActorOptions<Rpcs extends Rpc.Any, E, R> {
-  readonly protocol: RpcGroup.RpcGroup<Rpcs>
-  /**
-   * Run at the start and again at every restart, in a new `Scope` that closes when the incarnation ends. To fail or die here is
-   * a crash like any other. Messages wait in the mailbox until it is done.
-   */
-  readonly behaviour: (context: ActorContext<Rpcs>) => Effect.Effect<Handlers<Rpcs>, E, R>
+export interface ActorOptions {
   /** Messages that may wait. Default `defaultMailboxCapacity`. */
   readonly capacity?: number
   /** What a full mailbox does. Default `suspend`. */
@@ -62,9 +59,22 @@ export interface ActorOptions<Rpcs extends Rpc.Any, E, R> {
   readonly supervision?: SupervisionOptions
 }
 
+/**
+ * Run at the start and again at every restart, in a new `Scope` that closes when the incarnation ends. To fail or die here is a
+ * crash like any other. Messages wait in the mailbox until it is done.
+ */
+export type Behaviour<Rpcs extends Rpc.Any, E, R> = (
+  context: ActorContext<Rpcs>
+) => Effect.Effect<Handlers<Rpcs>, E, R | Scope.Scope>
+
 /** An actor that can be spawned where `R` is provided. */
-export type Actor<Rpcs extends Rpc.Any, R = never> = ActorOptions<Rpcs, unknown, R | Scope.Scope>
+export interface Actor<Rpcs extends Rpc.Any, R = never> extends ActorOptions {
+  readonly protocol: RpcGroup.RpcGroup<Rpcs>
+  readonly behaviour: Behaviour<Rpcs, unknown, R>
+}
 
 export const make = <Rpcs extends Rpc.Any, E = never, R = never>(
-  options: ActorOptions<Rpcs, E, R | Scope.Scope>
-): Actor<Rpcs, R> => options
+  protocol: RpcGroup.RpcGroup<Rpcs>,
+  behaviour: Behaviour<Rpcs, E, R>,
+  options?: ActorOptions
+): Actor<Rpcs, R> => ({ ...options, protocol, behaviour })

@@ -64,7 +64,12 @@ export const makeRef = <Rpcs extends Rpc.Any>(cell: ActorCell, protocol: RpcGrou
 
   const ask = (tag: string, payload: unknown, deadlineMs: number): Effect.Effect<unknown, unknown> =>
     Effect.callback<unknown, unknown>(resume => {
-      const envelope: Envelope = { tag, payload, settle: (exit: Exit.Exit<unknown, unknown>) => resume(exit), cancelled: false }
+      const envelope: Envelope = {
+        tag,
+        payload,
+        settle: (exit: Exit.Exit<unknown, unknown>) => resume(exit),
+        cancelled: false
+      }
       let leave = () => {}
       switch (mailbox.offer(envelope)) {
         case "accepted":
@@ -88,7 +93,10 @@ export const makeRef = <Rpcs extends Rpc.Any>(cell: ActorCell, protocol: RpcGrou
       })
     )
 
-  const client: Record<string, (input: unknown, options?: { readonly discard?: unknown }) => Effect.Effect<unknown, unknown>> = {}
+  const client: Record<
+    string,
+    (input: unknown, options?: { readonly discard?: unknown }) => Effect.Effect<unknown, unknown>
+  > = {}
   for (const [tag, rpc] of protocol.requests) {
     if (!Rpc.isRpc(rpc)) continue
     client[tag] = (input, options) =>
@@ -106,7 +114,8 @@ export const makeRef = <Rpcs extends Rpc.Any>(cell: ActorCell, protocol: RpcGrou
     client: client as unknown as RpcClient.RpcClient<Rpcs, ActorError>,
     tell,
     tellUnsafe: (tag, payload) => mailbox.offer({ tag, payload, settle: undefined, cancelled: false }),
-    ask: ((tag, payload, options) => ask(tag, payload, options?.deadlineMs ?? defaultAskDeadlineMs)) as ActorRef<Rpcs>["ask"],
+    ask: ((tag, payload, options) =>
+      ask(tag, payload, options?.deadlineMs ?? defaultAskDeadlineMs)) as ActorRef<Rpcs>["ask"],
     watch: Deferred.await(cell.terminated)
   }
 }

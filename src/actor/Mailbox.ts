@@ -32,7 +32,8 @@ export class Mailbox<M> {
   private closed = false
 
   constructor(capacity: number, overflow: Overflow, onDropped: (message: M) => void) {
-    if (!Number.isInteger(capacity) || capacity < 1) throw new RangeError(`a mailbox holds at least 1 message, not ${capacity}`)
+    if (!Number.isInteger(capacity) || capacity < 1)
+      throw new RangeError(`a mailbox holds at least 1 message, not ${capacity}`)
     this.capacity = capacity
     this.overflow = overflow
     this.onDropped = onDropped

@@ -89,8 +89,18 @@ export const make = Effect.fnUntraced(function* (name: string, options?: Supervi
   return yield* build(`/${name}`, options ?? {}, () => {})
 })
 
-const build = Effect.fnUntraced(function* (path: string, options: SupervisionOptions, onFailure: (error: SupervisorFailed) => void) {
-  const { strategy = "one-for-one", maxRestarts = 5, windowMs = 60_000, backoffMs = 100, maxBackoffMs = 10_000 } = options
+const build = Effect.fnUntraced(function* (
+  path: string,
+  options: SupervisionOptions,
+  onFailure: (error: SupervisorFailed) => void
+) {
+  const {
+    strategy = "one-for-one",
+    maxRestarts = 5,
+    windowMs = 60_000,
+    backoffMs = 100,
+    maxBackoffMs = 10_000
+  } = options
   const services = yield* Effect.context<never>()
   const scope = yield* Scope.make()
   const children = new Map<string, Child>()
@@ -99,7 +109,8 @@ const build = Effect.fnUntraced(function* (path: string, options: SupervisionOpt
   const turn = strategy === "one-for-one" ? undefined : yield* Semaphore.make(1)
   let closing = false
 
-  const run = <A, E>(effect: Effect.Effect<A, E>): Fiber.Fiber<A, E> => Fiber.runIn(Effect.runForkWith(services)(effect), scope)
+  const run = <A, E>(effect: Effect.Effect<A, E>): Fiber.Fiber<A, E> =>
+    Fiber.runIn(Effect.runForkWith(services)(effect), scope)
 
   const start = (child: Child): void => {
     child.cell.enter("starting")
@@ -125,7 +136,8 @@ const build = Effect.fnUntraced(function* (path: string, options: SupervisionOpt
     if (child.fiber === undefined) return
     child.halting = true
     const finalized = yield* Effect.timeoutOption(Fiber.interrupt(child.fiber), maxFinalizeMs)
-    if (finalized._tag === "None") yield* Effect.logError(`${child.cell.path}: finalizers hang for ${maxFinalizeMs} ms; left behind`)
+    if (finalized._tag === "None")
+      yield* Effect.logError(`${child.cell.path}: finalizers hang for ${maxFinalizeMs} ms; left behind`)
     child.halting = false
     child.cell.failCurrent(error)
   })
@@ -146,7 +158,9 @@ const build = Effect.fnUntraced(function* (path: string, options: SupervisionOpt
     if (crashes > maxRestarts) {
       yield* Effect.logError(`${cell.path} crashed ${crashes} times within ${windowMs} ms; ${path} gives up`, cause)
       end(child, "crashed", error)
-      return yield* giveUp(new SupervisorFailed({ supervisor: path, actor: cell.path, crashes, withinMs: windowMs, cause: error }))
+      return yield* giveUp(
+        new SupervisorFailed({ supervisor: path, actor: cell.path, crashes, withinMs: windowMs, cause: error })
+      )
     }
     const delayMs = Math.min(maxBackoffMs, backoffMs * 2 ** (crashes - 1))
     yield* Effect.logWarning(`${cell.path} crashed and is restarted in ${delayMs} ms`, cause)
@@ -159,7 +173,11 @@ const build = Effect.fnUntraced(function* (path: string, options: SupervisionOpt
     if (crashed.fiber !== fiber) return
     const all = Array.from(children.values())
     const group =
-      strategy === "one-for-one" ? [crashed] : strategy === "one-for-all" ? all : all.slice(Math.max(0, all.indexOf(crashed)))
+      strategy === "one-for-one"
+        ? [crashed]
+        : strategy === "one-for-all"
+          ? all
+          : all.slice(Math.max(0, all.indexOf(crashed)))
     const cause = new Error(`restarted together with ${crashed.cell.path}`)
     for (const child of group.toReversed()) {
       if (child === crashed) continue
@@ -178,7 +196,10 @@ const build = Effect.fnUntraced(function* (path: string, options: SupervisionOpt
       return shutdown
     })
 
-  const stopChild = Effect.fnUntraced(function* (child: Child, { mode = "drain", drainMs = defaultDrainMs }: StopOptions = {}) {
+  const stopChild = Effect.fnUntraced(function* (
+    child: Child,
+    { mode = "drain", drainMs = defaultDrainMs }: StopOptions = {}
+  ) {
     if (mode === "drain") {
       child.cell.drain()
       const drained = yield* Effect.timeoutOption(Deferred.await(child.cell.terminated), drainMs)
@@ -244,7 +265,11 @@ const build = Effect.fnUntraced(function* (path: string, options: SupervisionOpt
   return supervisor
 })
 
-const incarnate = Effect.fnUntraced(function* <Rpcs extends Rpc.Any, R>(child: Child, self: ActorRef<Rpcs>, actor: Actor<Rpcs, R>) {
+const incarnate = Effect.fnUntraced(function* <Rpcs extends Rpc.Any, R>(
+  child: Child,
+  self: ActorRef<Rpcs>,
+  actor: Actor<Rpcs, R>
+) {
   const { cell } = child
   const fiber = yield* Effect.withFiber<Fiber.Fiber<unknown, unknown>>(Effect.succeed)
   const children = yield* build(cell.path, actor.supervision ?? {}, error => {

@@ -67,7 +67,7 @@ export class MuxStream {
   readonly #maxUnreadChunks: number
   #receiver: StreamReceiver | undefined
   /** Events that came before there was a receiver: bounded by the window, as nothing in it is consumed. */
-  #early: Array<(receiver: StreamReceiver) => void> = []
+  readonly #early: Array<(receiver: StreamReceiver) => void> = []
   #closed: ProtocolError | undefined
 
   #sendLimit: number
@@ -117,10 +117,11 @@ export class MuxStream {
   /** Sets who takes what arrives; what has arrived already is delivered at once. */
   receive(receiver: StreamReceiver): void {
     if (this.#receiver !== undefined) throw new ProtocolError("INTERNAL", `stream ${this.id} has a receiver already`)
+    // An event may bring others, which stand behind it, or a reset, which leaves none.
+    for (const event of this.#early) event(receiver)
+    this.#early.length = 0
     this.#receiver = receiver
-    const early = this.#early
-    this.#early = []
-    for (const event of early) event(receiver)
+    if (this.#closed !== undefined) receiver.onClose?.(this.#closed)
   }
 
   #deliver(event: (receiver: StreamReceiver) => void): void {
@@ -174,7 +175,10 @@ export class MuxStream {
     if (this.#closed === undefined) this.#host.control(recordTypes.rawAck, 0, this.id, u64(messageId))
   }
 
-  /** Says that a chunk is done with, an empty one too: its bytes and its message's prefix are credit for the other side again. */
+  /**
+   * Says that a chunk is done with, an empty one too: its bytes and its message's prefix are credit for the other side again.
+   * After both FINs the last chunk's ends the stream, which calls `onClose`.
+   */
   consumed(chunk: MessageChunk): void {
     if (chunk.type === recordTypes.adminAck) return
     this.#unreadChunks--
@@ -186,6 +190,7 @@ export class MuxStream {
     if (this.streamClass === streamClasses.bulk) this.#host.connectionConsumed(bytes)
     const limit = this.#window.consume(bytes)
     if (limit !== undefined && !this.#ended) this.#host.credit(this.id, limit)
+    this.#closeIfDone()
   }
 
   /** Sends no more after what is queued. */
@@ -199,7 +204,7 @@ export class MuxStream {
   reset(code: WireCode, message: string = `stream ${this.id} was reset here: ${code}`): void {
     if (this.#closed !== undefined) return
     this.#host.control(recordTypes.reset, 0, this.id, u16(wireCode(code) ?? 0))
-    this.#early = []
+    this.#early.length = 0
     // After its FIN nothing of this stream comes from the other side, not even an answer to the RESET.
     this.close(new ProtocolError(code, message), this.#ended)
   }
@@ -279,7 +284,7 @@ export class MuxStream {
     // The answer tells the other side that nothing of this stream is on its way any more.
     if (!this.#finished) this.#host.control(recordTypes.reset, 0, this.id, u16(0))
     const name = codeName(code)
-    this.#early = []
+    this.#early.length = 0
     this.close(new ProtocolError(name, `stream ${this.id} was reset by the other side: ${name}`), true)
   }
 
@@ -341,8 +346,10 @@ export class MuxStream {
     return { type, messageId, total, ackRequested, received: 0 }
   }
 
+  /** A stream whose last bytes lie unread still counts as open, else one stream after another could fill this machine's memory. */
   #closeIfDone(): void {
-    if (this.#finished && this.#ended) this.close(new ProtocolError("NORMAL", `stream ${this.id} has ended`), true)
+    if (this.#finished && this.#ended && this.unread === 0)
+      this.close(new ProtocolError("NORMAL", `stream ${this.id} has ended`), true)
   }
 
   /** Ends the stream here. `settled`: the other side knows, so no record of it can follow. */
@@ -355,7 +362,7 @@ export class MuxStream {
     const queue = this.#queue.splice(0)
     this.#host.forget(this)
     for (const message of queue) message.finish(reason)
-    this.#deliver(receiver => receiver.onClose?.(reason))
+    this.#receiver?.onClose?.(reason)
   }
 
   /** The other side knows that this stream is over. */

@@ -1,5 +1,5 @@
 import { toHex } from "./Bytes.ts"
-import { replayCacheEntries, replayCacheEntriesPerPeer, replayCacheEpochs, tagEpochSeconds } from "./constants.ts"
+import { replayCacheEntries, replayCacheEntriesPerPeer, tagEpochSeconds, tagEpochTolerance } from "./constants.ts"
 
 /**
  * Remembers the nonces of accepted HELLOs (§2.3), bounded per host and per entry, so that one insider cannot push out another's.
@@ -8,6 +8,12 @@ import { replayCacheEntries, replayCacheEntriesPerPeer, replayCacheEpochs, tagEp
 export class ReplayCache {
   readonly #seen = new Map<string, { readonly name: string; readonly at: number }>()
   readonly #perEntry = new Map<string, Set<string>>()
+  readonly #keptSeconds: number
+
+  /** @param tolerance hours that the two clocks may differ, as of the `TagIndex`: a tag is valid for twice that and one more. */
+  constructor(tolerance: number = tagEpochTolerance) {
+    this.#keptSeconds = (2 * tolerance + 1) * tagEpochSeconds
+  }
 
   get size(): number {
     return this.#seen.size
@@ -23,7 +29,7 @@ export class ReplayCache {
     // Under its own name, so that nobody can use up a nonce that he saw in another's HELLO.
     const key = `${name} ${toHex(nonce)}`
     if (this.#seen.has(key)) return false
-    this.#forget(unixSeconds - replayCacheEpochs * tagEpochSeconds)
+    this.#forget(unixSeconds - this.#keptSeconds)
     const own = this.#perEntry.get(name) ?? new Set<string>()
     if (own.size >= replayCacheEntriesPerPeer) this.#drop(first(own))
     else if (this.#seen.size >= replayCacheEntries) this.#drop(first(this.#seen.keys()))

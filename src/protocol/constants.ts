@@ -86,7 +86,6 @@ export const dialBackoffMs = 500
 export const maxDialBackoffMs = 60_000
 export const replayCacheEntries = 65_536
 export const replayCacheEntriesPerPeer = 256
-export const replayCacheEpochs = 3
 
 /** §3.5 */
 export const pingAfterMs = 15_000

@@ -102,7 +102,12 @@ class CallingChannel {
     try {
       const message = decodeToClient(bytes)
       this.check(message)
-      this.fork(Effect.catchDefect(Effect.suspend(() => deliver(message)), defect => Effect.sync(() => this.refuse(defect))))
+      this.fork(
+        Effect.catchDefect(
+          Effect.suspend(() => deliver(message)),
+          defect => Effect.sync(() => this.refuse(defect))
+        )
+      )
     } catch (error) {
       this.refuse(error)
     }
@@ -111,10 +116,12 @@ class CallingChannel {
   private check(message: ToClient): void {
     if (message._tag === "Defect") return
     const { requestId } = message
-    if (requestId < 1 || requestId > this.lastIssuedId()) throw unexpected(`a reply to request ${requestId}, which was not made`)
+    if (requestId < 1 || requestId > this.lastIssuedId())
+      throw unexpected(`a reply to request ${requestId}, which was not made`)
     if (message._tag === "Exit") return this.settle(requestId)
     // A server sends the next chunk when this one is acknowledged, so at most one per call is ever held here.
-    if (this.unacknowledged.has(requestId)) throw unexpected(`a chunk of request ${requestId} before the last was acknowledged`)
+    if (this.unacknowledged.has(requestId))
+      throw unexpected(`a chunk of request ${requestId} before the last was acknowledged`)
     if (this.costs.has(requestId)) this.unacknowledged.add(requestId)
   }
 

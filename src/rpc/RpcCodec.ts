@@ -17,7 +17,9 @@ const passed = new WeakMap<SchemaAST.AST, SchemaAST.AST>()
 const passBytes = (ast: SchemaAST.AST): SchemaAST.AST => {
   const known = passed.get(ast)
   if (known !== undefined) return known
-  const result = isBytes(ast) ? rebuild(ast, { encoding: undefined }) : rebuild(ast, { ...inside(ast), ...encodingOf(ast) })
+  const result = isBytes(ast)
+    ? rebuild(ast, { encoding: undefined })
+    : rebuild(ast, { ...inside(ast), ...encodingOf(ast) })
   passed.set(ast, result)
   return result
 }
@@ -33,7 +35,9 @@ const inside = (ast: SchemaAST.AST): object => {
       return { elements: ast.elements.map(passBytes), rest: ast.rest.map(passBytes) }
     case "Objects":
       return {
-        propertySignatures: ast.propertySignatures.map(({ name, type }) => new SchemaAST.PropertySignature(name, passBytes(type))),
+        propertySignatures: ast.propertySignatures.map(
+          ({ name, type }) => new SchemaAST.PropertySignature(name, passBytes(type))
+        ),
         indexSignatures: ast.indexSignatures.map(signature => rebuild(signature, { type: passBytes(signature.type) }))
       }
     case "Union":

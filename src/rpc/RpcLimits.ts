@@ -20,4 +20,5 @@ export const maxPendingCallBytes = 2 * callBudgetBytes
 export const defaultCallDeadlineMs = 30_000
 
 /** What a call with a request of this size counts for. */
-export const callCost = (requestBytes: number): number => Math.min(callBudgetBytes, Math.max(minCallCostBytes, requestBytes))
+export const callCost = (requestBytes: number): number =>
+  Math.min(callBudgetBytes, Math.max(minCallCostBytes, requestBytes))

@@ -91,7 +91,9 @@ export const serve = Effect.fnUntraced(function* <Rpcs extends Rpc.Any>(
 
 /** Inside a handler: the peer that calls. Dies outside of one, rather than let an unknown caller pass for a known one. */
 export const caller: Effect.Effect<CallerIdentity> = Effect.flatMap(CurrentCaller, identity =>
-  identity === undefined ? Effect.die(new Error("RpcPeer.caller: not in the handler of a remote call")) : Effect.succeed(identity)
+  identity === undefined
+    ? Effect.die(new Error("RpcPeer.caller: not in the handler of a remote call"))
+    : Effect.succeed(identity)
 )
 
 /** Bounds a call in time; at the deadline it is interrupted, on the other side too. */

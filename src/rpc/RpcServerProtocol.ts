@@ -56,10 +56,15 @@ export const makeServerProtocol = (options: { readonly tracing: boolean }): Effe
 
     const attach = (channel: RpcChannel, caller: CallerIdentity): void => {
       const id = nextId++
-      const served = new ServedChannel(channel, caller, message => handle(id, message), () => {
-        channels.delete(id)
-        Queue.offerUnsafe(disconnects, id)
-      })
+      const served = new ServedChannel(
+        channel,
+        caller,
+        message => handle(id, message),
+        () => {
+          channels.delete(id)
+          Queue.offerUnsafe(disconnects, id)
+        }
+      )
       channels.set(id, served)
       channel.receive(served.onMessage, served.close)
     }
@@ -121,15 +126,24 @@ class ServedChannel {
       if (!this.isOpen) return Effect.void
       // What cannot be encoded dies here, and RpcServer answers the call with that defect instead.
       const send = Effect.ignore(this.channel.send(encodeToClient(message)))
-      if (message._tag === "Exit") return Effect.ensuring(send, Effect.sync(() => this.finish(Number(message.requestId))))
+      if (message._tag === "Exit")
+        return Effect.ensuring(
+          send,
+          Effect.sync(() => this.finish(Number(message.requestId)))
+        )
       // It names no call, so the count of calls would be wrong from now on.
-      if (message._tag === "Defect") return Effect.ensuring(send, Effect.sync(() => this.refuse("a reply could not be encoded")))
+      if (message._tag === "Defect")
+        return Effect.ensuring(
+          send,
+          Effect.sync(() => this.refuse("a reply could not be encoded"))
+        )
       return send
     })
   }
 
   private request(message: Request, cost: number): void {
-    if (this.costs.has(message.id)) throw new ProtocolError("UNEXPECTED", `RPC: request ${message.id} is already in flight`)
+    if (this.costs.has(message.id))
+      throw new ProtocolError("UNEXPECTED", `RPC: request ${message.id} is already in flight`)
     if (this.pendingBytes + cost > maxPendingCallBytes)
       throw new ProtocolError("LIMIT", `RPC: calls in flight cost more than ${maxPendingCallBytes} bytes`)
     this.costs.set(message.id, cost)
@@ -164,7 +178,8 @@ class ServedChannel {
   }
 
   private forward(message: ToServer): void {
-    this.fork(Effect.catchDefect(this.handle(message), defect => Effect.sync(() => this.refuse(defect))))
+    const handled = Effect.suspend(() => this.handle(message))
+    this.fork(Effect.catchDefect(handled, defect => Effect.sync(() => this.refuse(defect))))
   }
 
   private finish(id: number): void {

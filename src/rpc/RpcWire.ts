@@ -24,7 +24,8 @@ const toServerKind = firstApplicationKind
 const toClientKind = firstApplicationKind + 1
 
 /** What a client may send. `id` is an integer that is new on this channel. */
-export type ToServer = (RequestEncoded & { readonly id: number }) | (AckEncoded & Numbered) | (InterruptEncoded & Numbered)
+export type ToServer =
+  (RequestEncoded & { readonly id: number }) | (AckEncoded & Numbered) | (InterruptEncoded & Numbered)
 /** What a server may send. */
 export type ToClient = (ResponseChunkEncoded & Numbered) | (ResponseExitEncoded & Numbered) | ResponseDefectEncoded
 
@@ -101,11 +102,21 @@ const isHeaders = (value: unknown): value is ReadonlyArray<[string, string]> =>
 /** The reasons inside are left to the schema of the rpc, which the client decodes them with. */
 const isExit = (value: unknown): value is ResponseExitEncoded["exit"] =>
   Predicate.hasProperty(value, "_tag") &&
-  (value._tag === "Success" || (value._tag === "Failure" && Predicate.hasProperty(value, "cause") && Array.isArray(value.cause)))
+  (value._tag === "Success" ||
+    (value._tag === "Failure" && Predicate.hasProperty(value, "cause") && Array.isArray(value.cause)))
 
-const traceOf = ({ traceId, spanId, sampled }: AdminBody): Partial<Pick<RequestEncoded, "traceId" | "spanId" | "sampled">> =>
-  typeof traceId === "string" && typeof spanId === "string" && typeof sampled === "boolean" ? { traceId, spanId, sampled } : {}
+const traceOf = ({
+  traceId,
+  spanId,
+  sampled
+}: AdminBody): Partial<Pick<RequestEncoded, "traceId" | "spanId" | "sampled">> =>
+  typeof traceId === "string" && typeof spanId === "string" && typeof sampled === "boolean"
+    ? { traceId, spanId, sampled }
+    : {}
 
 const malformed = (what: string): ProtocolError => new ProtocolError("MALFORMED", `RPC: not a well-formed ${what}`)
 const tooLarge = (size: number): ProtocolError =>
-  new ProtocolError("TOO_LARGE", `RPC: a message of ${size} bytes, more than ${maxRpcMessageBytes}; send tensors on a bulk stream`)
+  new ProtocolError(
+    "TOO_LARGE",
+    `RPC: a message of ${size} bytes, more than ${maxRpcMessageBytes}; send tensors on a bulk stream`
+  )

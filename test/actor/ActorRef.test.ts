@@ -4,9 +4,9 @@ import { TestClock } from "effect/testing"
 import * as Actor from "../../src/actor/Actor.ts"
 import { defaultAskDeadlineMs } from "../../src/actor/ActorRef.ts"
 import * as Supervisor from "../../src/actor/Supervisor.ts"
-import { Counter, counter, makeJournal, type CounterOptions } from "./protocols.ts"
+import { Counter, counter, makeJournal } from "./protocols.ts"
 
-const spawned = (options: CounterOptions = {}) =>
+const spawned = (options: Actor.ActorOptions = {}) =>
   Effect.gen(function* () {
     const journal = makeJournal()
     const root = yield* Supervisor.make("root")
@@ -15,7 +15,7 @@ const spawned = (options: CounterOptions = {}) =>
   })
 
 /** A counter whose handler is busy and whose mailbox of one is full. */
-const stuck = (options: CounterOptions) =>
+const stuck = (options: Actor.ActorOptions) =>
   Effect.gen(function* () {
     const setup = yield* spawned({ capacity: 1, ...options })
     const busy = yield* Effect.forkChild(setup.ref.ask("Block", undefined, { deadlineMs: Infinity }))
@@ -79,10 +79,7 @@ describe("an actor's ref", () => {
       const ready = yield* Deferred.make<void>()
       const root = yield* Supervisor.make("root")
       const inner = counter(makeJournal())
-      const slow = Actor.make({
-        protocol: Counter,
-        behaviour: context => Effect.andThen(Deferred.await(ready), inner.behaviour(context))
-      })
+      const slow = Actor.make(Counter, context => Effect.andThen(Deferred.await(ready), inner.behaviour(context)))
       const ref = yield* root.spawn("slow", slow)
       yield* ref.tell("Add", { n: 7 })
       const get = yield* Effect.forkChild(ref.ask("Get", undefined))
@@ -109,7 +106,10 @@ describe("an ask never hangs: it fails", () => {
     Effect.gen(function* () {
       const root = yield* Supervisor.make("root")
       const handlers = { ...(yield* handlersOf()), Get: () => { throw new Error("thrown") } } // prettier-ignore
-      const ref = yield* root.spawn("a", Actor.make({ protocol: Counter, behaviour: () => Effect.succeed(handlers) }))
+      const ref = yield* root.spawn(
+        "a",
+        Actor.make(Counter, () => Effect.succeed(handlers))
+      )
       assert.strictEqual((yield* failure(ref.ask("Get", undefined)))._tag, "ActorCrashed")
     })
   )
@@ -118,7 +118,10 @@ describe("an ask never hangs: it fails", () => {
     Effect.gen(function* () {
       const root = yield* Supervisor.make("root")
       const handlers = { ...(yield* handlersOf()), Get: () => Effect.interrupt }
-      const ref = yield* root.spawn("a", Actor.make({ protocol: Counter, behaviour: () => Effect.succeed(handlers) }))
+      const ref = yield* root.spawn(
+        "a",
+        Actor.make(Counter, () => Effect.succeed(handlers))
+      )
       assert.strictEqual((yield* failure(ref.ask("Get", undefined)))._tag, "ActorCrashed")
     })
   )
@@ -133,15 +136,19 @@ describe("an ask never hangs: it fails", () => {
     })
   )
 
-  it.effect("when the actor is stopped while it handles the message, while the message waits, and while the sender waits", () =>
-    Effect.gen(function* () {
-      const { ref, root, busy } = yield* stuck({ overflow: "suspend" })
-      const ask = yield* Effect.forkChild(ref.ask("Get", undefined, { deadlineMs: Infinity }), { startImmediately: true })
-      const tell = yield* Effect.forkChild(ref.tell("Add", { n: 1 }), { startImmediately: true })
-      yield* root.stop("counter", { mode: "now" })
-      for (const ended of [Fiber.join(busy), Effect.asVoid(Fiber.join(ask)), Fiber.join(tell)])
-        assert.strictEqual((yield* failure(ended))._tag, "ActorStopped")
-    })
+  it.effect(
+    "when the actor is stopped while it handles the message, while the message waits, and while the sender waits",
+    () =>
+      Effect.gen(function* () {
+        const { ref, root, busy } = yield* stuck({ overflow: "suspend" })
+        const ask = yield* Effect.forkChild(ref.ask("Get", undefined, { deadlineMs: Infinity }), {
+          startImmediately: true
+        })
+        const tell = yield* Effect.forkChild(ref.tell("Add", { n: 1 }), { startImmediately: true })
+        yield* root.stop("counter", { mode: "now" })
+        for (const ended of [Fiber.join(busy), Effect.asVoid(Fiber.join(ask)), Fiber.join(tell)])
+          assert.strictEqual((yield* failure(ended))._tag, "ActorStopped")
+      })
   )
 
   it.effect("when the mailbox is full and its policy is fail", () =>
@@ -242,7 +249,9 @@ describe("stopping an actor", () => {
     Effect.gen(function* () {
       const { ref, root, journal, busy } = yield* stuck({ capacity: 10 })
       const get = yield* Effect.forkChild(ref.ask("Get", undefined), { startImmediately: true })
-      const stop = yield* Effect.forkChild(root.stop("counter", { mode: "drain", drainMs: 500 }), { startImmediately: true })
+      const stop = yield* Effect.forkChild(root.stop("counter", { mode: "drain", drainMs: 500 }), {
+        startImmediately: true
+      })
       yield* TestClock.adjust(499)
       assert.isUndefined(stop.pollUnsafe())
       yield* TestClock.adjust(1)

@@ -59,14 +59,12 @@ describe("a supervisor restarts", () => {
       const journal = makeJournal()
       const bomb = Deferred.makeUnsafe<void>()
       const exploding = (name: string) =>
-        Actor.make({
-          protocol: Counter,
-          behaviour: context =>
-            Effect.map(counter(journal, name).behaviour(context), handlers => ({
-              ...handlers,
-              Block: () => Effect.andThen(Deferred.await(bomb), Effect.die(new Error("bomb")))
-            }))
-        })
+        Actor.make(Counter, context =>
+          Effect.map(counter(journal, name).behaviour(context), handlers => ({
+            ...handlers,
+            Block: () => Effect.andThen(Deferred.await(bomb), Effect.die(new Error("bomb")))
+          }))
+        )
       const root = yield* Supervisor.make("root", { strategy: "one-for-all", backoffMs: 100 })
       const a = yield* root.spawn("a", exploding("a"))
       const b = yield* root.spawn("b", exploding("b"))
@@ -141,10 +139,7 @@ describe("a supervisor restarts", () => {
       let attempts = 0
       const root = yield* Supervisor.make("root", { backoffMs: 100 })
       const inner = counter(makeJournal())
-      const flaky = Actor.make({
-        protocol: Counter,
-        behaviour: context => (++attempts < 3 ? Effect.fail("not yet") : inner.behaviour(context))
-      })
+      const flaky = Actor.make(Counter, context => (++attempts < 3 ? Effect.fail("not yet") : inner.behaviour(context)))
       const ref = yield* root.spawn("flaky", flaky)
       const get = yield* Effect.forkChild(ref.ask("Get", undefined), { startImmediately: true })
       yield* TestClock.adjust(300)
@@ -155,26 +150,28 @@ describe("a supervisor restarts", () => {
 })
 
 describe("a supervisor gives up", () => {
-  it.effect("when a child crashes more often than the limit within the window, and the root fails with that cause", () =>
-    Effect.gen(function* () {
-      const journal = makeJournal()
-      const root = yield* Supervisor.make("root", { maxRestarts: 2, windowMs: 10_000, backoffMs: 1 })
-      const ref = yield* root.spawn("a", counter(journal))
-      const other = yield* root.spawn("b", counter(journal, "b"))
-      const ended = yield* Effect.forkChild(Effect.flip(root.failure))
-      for (const why of ["first", "second", "third"]) {
-        yield* crash(ref, why)
-        yield* TestClock.adjust(10)
-      }
-      const failed = yield* Fiber.join(ended)
-      assert.deepInclude(failed, { supervisor: "/root", actor: "/root/a", crashes: 3, withinMs: 10_000 })
-      assert.include(failed.message, "third")
-      const termination = yield* ref.watch
-      assert.strictEqual(termination.reason, "crashed")
-      assert.include(String(termination.cause), "third")
-      assert.deepStrictEqual(yield* other.watch, { actor: "/root/b", reason: "stopped" })
-      assert.strictEqual((yield* Effect.flip(root.spawn("c", counter(journal))))._tag, "ActorStopped")
-    })
+  it.effect(
+    "when a child crashes more often than the limit within the window, and the root fails with that cause",
+    () =>
+      Effect.gen(function* () {
+        const journal = makeJournal()
+        const root = yield* Supervisor.make("root", { maxRestarts: 2, windowMs: 10_000, backoffMs: 1 })
+        const ref = yield* root.spawn("a", counter(journal))
+        const other = yield* root.spawn("b", counter(journal, "b"))
+        const ended = yield* Effect.forkChild(Effect.flip(root.failure))
+        for (const why of ["first", "second", "third"]) {
+          yield* crash(ref, why)
+          yield* TestClock.adjust(10)
+        }
+        const failed = yield* Fiber.join(ended)
+        assert.deepInclude(failed, { supervisor: "/root", actor: "/root/a", crashes: 3, withinMs: 10_000 })
+        assert.include(failed.message, "third")
+        const termination = yield* ref.watch
+        assert.strictEqual(termination.reason, "crashed")
+        assert.include(String(termination.cause), "third")
+        assert.deepStrictEqual(yield* other.watch, { actor: "/root/b", reason: "stopped" })
+        assert.strictEqual((yield* Effect.flip(root.spawn("c", counter(journal))))._tag, "ActorStopped")
+      })
   )
 
   it.effect("not when the crashes are spread over more than the window", () =>
@@ -210,12 +207,12 @@ describe("a supervisor gives up", () => {
   it.effect("even if the child crashes before its parent's behaviour is built", () =>
     Effect.gen(function* () {
       const root = yield* Supervisor.make("root", { maxRestarts: 0 })
-      const broken = Actor.make({ protocol: Counter, behaviour: () => Effect.die(new Error("cannot start")) })
-      const parent = Actor.make({
-        protocol: Counter,
-        supervision: { maxRestarts: 0 },
-        behaviour: ({ children }) => Effect.andThen(Effect.orDie(children.spawn("broken", broken)), Effect.never)
-      })
+      const broken = Actor.make(Counter, () => Effect.die(new Error("cannot start")))
+      const parent = Actor.make(
+        Counter,
+        ({ children }) => Effect.andThen(Effect.orDie(children.spawn("broken", broken)), Effect.never),
+        { supervision: { maxRestarts: 0 } }
+      )
       yield* root.spawn("parent", parent)
       assert.include((yield* Effect.flip(root.failure)).message, "cannot start")
     })
@@ -242,7 +239,7 @@ describe("a child", () => {
       const root = yield* Supervisor.make("root")
       const journal = makeJournal()
       yield* root.spawn("a", counter(journal))
-      assert.strictEqual(yield* (root.child("a", Counter)?.ask("Get", undefined) ?? Effect.succeed(-1)), 0)
+      assert.strictEqual(yield* root.child("a", Counter)?.ask("Get", undefined) ?? Effect.succeed(-1), 0)
       assert.isUndefined(root.child("b", Counter))
       assert.isUndefined(root.child("a", RpcGroup.make(Rpc.make("Get"))))
       assert.strictEqual((yield* Effect.flip(root.spawn("a", counter(journal))))._tag, "ActorNameTaken")
@@ -287,10 +284,12 @@ describe("a child", () => {
     Effect.gen(function* () {
       const root = yield* Supervisor.make("root")
       const inner = counter(makeJournal())
-      const stuck = Actor.make({
-        protocol: Counter,
-        behaviour: context => Effect.andThen(Effect.addFinalizer(() => Effect.never), inner.behaviour(context))
-      })
+      const stuck = Actor.make(Counter, context =>
+        Effect.andThen(
+          Effect.addFinalizer(() => Effect.never),
+          inner.behaviour(context)
+        )
+      )
       const ref = yield* root.spawn("stuck", stuck)
       const stop = yield* Effect.forkChild(root.stop("stuck", { mode: "now" }), { startImmediately: true })
       yield* TestClock.adjust(Supervisor.maxFinalizeMs)
@@ -303,10 +302,9 @@ describe("a child", () => {
     Effect.gen(function* () {
       class Greeting extends Context.Service<Greeting, { readonly text: string }>()("test/Greeting") {}
       const Greeter = RpcGroup.make(Rpc.make("Greet", { success: Schema.String }))
-      const greeter = Actor.make({
-        protocol: Greeter,
-        behaviour: () => Effect.map(Greeting, ({ text }) => ({ Greet: () => Effect.succeed(text) }))
-      })
+      const greeter = Actor.make(Greeter, () =>
+        Effect.map(Greeting, ({ text }) => ({ Greet: () => Effect.succeed(text) }))
+      )
       const root = yield* Supervisor.make("root")
       const ref = yield* root.spawn("greeter", greeter).pipe(Effect.provideService(Greeting, { text: "hello" }))
       assert.strictEqual(yield* ref.client.Greet(), "hello")
@@ -351,15 +349,15 @@ const Parent = RpcGroup.make(Rpc.make("CrashChild"), Rpc.make("TellChild"))
 
 /** An actor with one child `child`, a counter. */
 const parentOf = (journal: ReturnType<typeof makeJournal>, supervision: Supervisor.SupervisionOptions) =>
-  Actor.make({
-    protocol: Parent,
-    supervision,
-    behaviour: ({ children }) =>
+  Actor.make(
+    Parent,
+    ({ children }) =>
       Effect.gen(function* () {
         const child = yield* children.spawn("child", counter(journal, "child"))
         return {
           CrashChild: () => Effect.orDie(child.tell("Crash", { why: "told to" })),
           TellChild: () => Effect.orDie(child.tell("Add", { n: 1 }))
         }
-      })
-  })
+      }),
+    { supervision }
+  )

@@ -29,15 +29,10 @@ export const makeJournal = (): Journal => ({
   blocked: Deferred.makeUnsafe<void>()
 })
 
-export type CounterOptions = Partial<
-  Pick<Actor.ActorOptions<CounterRpcs, never, never>, "capacity" | "overflow" | "restart" | "supervision">
->
-
-export const counter = (journal: Journal, name = "", options: CounterOptions = {}): Actor.Actor<CounterRpcs> =>
-  Actor.make({
-    protocol: Counter,
-    ...options,
-    behaviour: ({ stop }) =>
+export const counter = (journal: Journal, name = "", options: Actor.ActorOptions = {}) =>
+  Actor.make(
+    Counter,
+    ({ stop }) =>
       Effect.gen(function* () {
         let sum = 0
         journal.lines.push(`start${name}`)
@@ -53,5 +48,6 @@ export const counter = (journal: Journal, name = "", options: CounterOptions = {
           Block: () => Effect.andThen(Deferred.succeed(journal.blocked, undefined), Deferred.await(journal.gate)),
           Stop: () => stop
         }
-      })
-  })
+      }),
+    options
+  )

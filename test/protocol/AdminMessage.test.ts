@@ -20,7 +20,16 @@ const codeOf = (run: () => unknown): string => {
 
 describe("an administrative message", () => {
   it("is [kind, body] in msgpack, and comes back as it was", () => {
-    const body = { n: 7, big: 2 ** 40, float: 1.5, text: "naïve ☃", yes: true, none: null, list: [1, [2]], map: { x: -1 } }
+    const body = {
+      n: 7,
+      big: 2 ** 40,
+      float: 1.5,
+      text: "naïve ☃",
+      yes: true,
+      none: null,
+      list: [1, [2]],
+      map: { x: -1 }
+    }
     expect(Buffer.from(encodeAdmin(1, { a: 1 })).toString("hex")).toBe("920181a16101")
     expect(decodeAdmin(encodeAdmin(0xffff, body))).toEqual({ kind: 0xffff, body })
   })
@@ -123,7 +132,9 @@ describe("an administrative message", () => {
     const list = (count: number) => ({ a: Array.from({ length: count }, () => 0) })
     expect(codeOf(() => encodeAdmin(1, list(maxAdminElements - 5)))).toBe("accepted")
     expect(codeOf(() => encodeAdmin(1, list(maxAdminElements - 4)))).toBe("TOO_LARGE")
-    expect(codeOf(() => decodeAdmin(new Packr({ useRecords: false }).pack([1, list(maxAdminElements - 4)])))).toBe("TOO_LARGE")
+    expect(codeOf(() => decodeAdmin(new Packr({ useRecords: false }).pack([1, list(maxAdminElements - 4)])))).toBe(
+      "TOO_LARGE"
+    )
   })
 
   it("cannot touch a prototype through any key", () => {
@@ -138,10 +149,21 @@ describe("an administrative message", () => {
     const random = mulberry32(20_261_123)
     const below = (n: number) => Math.floor(random() * n)
     const seeds = [
-      encodeAdmin(256, { _tag: "Request", id: 1, tag: "Join", payload: { name: "ä", list: [1, 2.5, null, true] }, headers: [] }),
+      encodeAdmin(256, {
+        _tag: "Request",
+        id: 1,
+        tag: "Join",
+        payload: { name: "ä", list: [1, 2.5, null, true] },
+        headers: []
+      }),
       encodeAdmin(257, { _tag: "Exit", requestId: 9, exit: { _tag: "Success", value: new Uint8Array(40) } }),
       encodeAdmin(4, { addresses: Array.from({ length: 20 }, (_, i) => ({ host: `10.0.0.${i}`, port: 7000 + i })) }),
-      encodeAdmin(5, { a: { b: { c: { d: { e: [[[["deep"]]]] } } } }, n: -(2 ** 31), m: 2 ** 32 - 1, s: "x".repeat(300) }),
+      encodeAdmin(5, {
+        a: { b: { c: { d: { e: [[[["deep"]]]] } } } },
+        n: -(2 ** 31),
+        m: 2 ** 32 - 1,
+        s: "x".repeat(300)
+      }),
       hex(`9201 83 a161 cf001fffffffffffff a162 d3ffe0000000000001 a163 ca3fc00000`)
     ]
     let accepted = 0
