@@ -44,6 +44,11 @@ export class Mailbox<M> {
     return this.batch.length - this.next + this.inbox.length
   }
 
+  /** Senders that stand in line. */
+  get suspended(): number {
+    return this.line.size
+  }
+
   offer(message: M): Offered {
     if (this.closed) return "closed"
     if (this.size < this.capacity) {

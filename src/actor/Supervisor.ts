@@ -38,11 +38,12 @@ export interface StopOptions {
   readonly drainMs?: number
 }
 
-/** A snapshot of one actor and those below it. `waiting` and `capacity` are messages. */
+/** A snapshot of one actor and those below it. `waiting` and `capacity` are messages, `suspended` are senders. */
 export interface ActorTree {
   readonly name: string
   readonly state: ActorState
   readonly waiting: number
+  readonly suspended: number
   readonly capacity: number
   readonly crashes: number
   readonly children: ReadonlyArray<ActorTree>
@@ -76,8 +77,6 @@ interface Child {
   fiber: Fiber.Fiber<void, unknown> | undefined
   /** Set while this supervisor itself ends the incarnation, so that its end is not taken for a crash. */
   halting: boolean
-  /** Being stopped at once: never started again. */
-  leaving: boolean
   /** The children of the running incarnation gave up. */
   escalated: SupervisorFailed | undefined
   below: Supervisor | undefined
@@ -186,7 +185,7 @@ const build = Effect.fnUntraced(function* (
       else end(child, "stopped")
     }
     yield* Effect.sleep(delayMs)
-    for (const child of group) if (!child.cell.isTerminated && !child.leaving && !closing) start(child)
+    for (const child of group) if (!child.cell.isTerminated && !closing) start(child)
   })
 
   const giveUp = (error: SupervisorFailed): Effect.Effect<void> =>
@@ -205,7 +204,6 @@ const build = Effect.fnUntraced(function* (
       const drained = yield* Effect.timeoutOption(Deferred.await(child.cell.terminated), drainMs)
       if (drained._tag === "Some") return
     }
-    child.leaving = true
     child.cell.drain()
     yield* halt(child, new ActorStopped({ actor: child.cell.path }))
     end(child, "stopped")
@@ -236,7 +234,6 @@ const build = Effect.fnUntraced(function* (
       incarnation: Effect.provideContext(Effect.scoped(Effect.suspend(() => incarnate(child, ref, actor))), caller),
       fiber: undefined,
       halting: false,
-      leaving: false,
       escalated: undefined,
       below: undefined,
       crashTimes: []
@@ -289,6 +286,7 @@ const snapshotOf = (child: Child): ActorTree => ({
   name: child.name,
   state: child.cell.state,
   waiting: child.cell.mailbox.size,
+  suspended: child.cell.mailbox.suspended,
   capacity: child.cell.mailbox.capacity,
   crashes: child.cell.crashes,
   children: child.below?.snapshot() ?? []
@@ -297,8 +295,8 @@ const snapshotOf = (child: Child): ActorTree => ({
 /** A snapshot as lines for people, indented by depth: `name  state  waiting/capacity  n crashes`. */
 export const renderTree = (trees: ReadonlyArray<ActorTree>, indent = ""): string =>
   trees
-    .map(tree => {
-      const line = `${indent}${tree.name}  ${tree.state}  ${tree.waiting}/${tree.capacity}  ${tree.crashes} crashes\n`
-      return line + renderTree(tree.children, `${indent}  `)
+    .map(({ name, state, waiting, suspended, capacity, crashes, children }) => {
+      const messages = `${waiting}/${capacity}${suspended > 0 ? ` and ${suspended} suspended senders` : ""}`
+      return `${indent}${name}  ${state}  ${messages}  ${crashes} crashes\n${renderTree(children, `${indent}  `)}`
     })
     .join("")

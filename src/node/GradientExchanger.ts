@@ -63,7 +63,8 @@ export type ExchangerRpcs = RpcGroup.Rpcs<typeof ExchangerProtocol>
 const streamName = (job: Uint8Array): string => `tensor:${toHex(job)}`
 
 /** Little-endian bytes of floats, without a copy. Every platform that Node runs on is little-endian, bar one that this refuses. */
-export const bytesOf = (floats: Float32Array): Uint8Array => new Uint8Array(floats.buffer, floats.byteOffset, floats.byteLength)
+export const bytesOf = (floats: Float32Array): Uint8Array =>
+  new Uint8Array(floats.buffer, floats.byteOffset, floats.byteLength)
 
 if (new Uint8Array(Uint16Array.of(1).buffer)[0] !== 1) throw new Error("Artifice needs a little-endian machine")
 
@@ -72,45 +73,46 @@ if (new Uint8Array(Uint16Array.of(1).buffer)[0] !== 1) throw new Error("Artifice
  * socket, and from the socket into the array that waits for them.
  */
 export const gradientExchanger = (node: PeerNode["Service"], job: Uint8Array, place: PlaceTensor) =>
-  Actor.make({
-    protocol: ExchangerProtocol,
-    behaviour: () =>
-      Effect.gen(function* () {
-        const streams = new WeakMap<Session, MuxStream>()
-        yield* node.onBulk("tensor", (stream, session) => {
-          if (stream.name === streamName(job)) receiveTensors(stream, session, job, place)
-          else stream.reset("NOT_AUTHORIZED", "a tensor stream of another job")
-        })
-
-        const streamTo = (session: Session): Effect.Effect<MuxStream, SessionError> => {
-          const open = streams.get(session)
-          if (open !== undefined && open.closed === undefined) return Effect.succeed(open)
-          return Effect.tap(session.openStream(streamClasses.bulk, streamName(job)), stream =>
-            Effect.sync(() => {
-              streams.set(session, stream)
-              // Tensors go one way on a stream; what comes back on it is only its end.
-              stream.receive({ onChunk: () => session.fail("UNEXPECTED", "data on the sending side of a tensor stream") })
-            })
-          )
-        }
-
-        const handlers: Actor.Handlers<ExchangerRpcs> = {
-          Send: ({ tensor }) =>
-            streamTo(tensor.session).pipe(
-              Effect.flatMap(stream =>
-                Effect.sync(() => {
-                  stream.send(recordTypes.rawData, [encodeTensorHeader(tensor.header), tensor.data], error => {
-                    const peer = tensor.session.peer.peerId
-                    Deferred.doneUnsafe(tensor.sent, error === undefined ? Effect.void : Effect.fail(sessionError(error, peer)))
-                  })
-                })
-              ),
-              Effect.catch(error => Effect.asVoid(Deferred.fail(tensor.sent, error)))
-            )
-        }
-        return handlers
+  Actor.make(ExchangerProtocol, () =>
+    Effect.gen(function* () {
+      const streams = new WeakMap<Session, MuxStream>()
+      yield* node.onBulk("tensor", (stream, session) => {
+        if (stream.name === streamName(job)) receiveTensors(stream, session, job, place)
+        else stream.reset("NOT_AUTHORIZED", "a tensor stream of another job")
       })
-  })
+
+      const streamTo = (session: Session): Effect.Effect<MuxStream, SessionError> => {
+        const open = streams.get(session)
+        if (open !== undefined && open.closed === undefined) return Effect.succeed(open)
+        return Effect.tap(session.openStream(streamClasses.bulk, streamName(job)), stream =>
+          Effect.sync(() => {
+            streams.set(session, stream)
+            // Tensors go one way on a stream; what comes back on it is only its end.
+            stream.receive({ onChunk: () => session.fail("UNEXPECTED", "data on the sending side of a tensor stream") })
+          })
+        )
+      }
+
+      const handlers: Actor.Handlers<ExchangerRpcs> = {
+        Send: ({ tensor }) =>
+          streamTo(tensor.session).pipe(
+            Effect.flatMap(stream =>
+              Effect.sync(() => {
+                stream.send(recordTypes.rawData, [encodeTensorHeader(tensor.header), tensor.data], error => {
+                  const peer = tensor.session.peer.peerId
+                  Deferred.doneUnsafe(
+                    tensor.sent,
+                    error === undefined ? Effect.void : Effect.fail(sessionError(error, peer))
+                  )
+                })
+              })
+            ),
+            Effect.catch(error => Effect.asVoid(Deferred.fail(tensor.sent, error)))
+          )
+      }
+      return handlers
+    })
+  )
 
 /** Sends a tensor and waits until its last byte has been handed to the socket. */
 export const sendTensor = (
@@ -160,7 +162,10 @@ const receiveTensors = (stream: MuxStream, session: Session, job: Uint8Array, pl
     filled += bytes.length
     if (!chunk.last) return
     if (filled < tensorHeaderBytes || (placement !== undefined && filled - tensorHeaderBytes !== length)) {
-      throw new ProtocolError("MALFORMED", `a tensor of ${filled - tensorHeaderBytes} bytes where ${length} were expected`)
+      throw new ProtocolError(
+        "MALFORMED",
+        `a tensor of ${filled - tensorHeaderBytes} bytes where ${length} were expected`
+      )
     }
     const arrived = placement
     placement = undefined

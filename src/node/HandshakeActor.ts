@@ -62,137 +62,132 @@ const maxDials = 256
  * time; what goes wrong in one ends that one.
  */
 export const handshakeActor = (options: HandshakeActorOptions) =>
-  Actor.make({
-    protocol: HandshakeProtocol,
-    behaviour: () =>
-      Effect.gen(function* () {
-        const { identity, parameters, registry, view, services, adopt } = options
-        const network = yield* Network
-        const crypto = yield* Cryptography
-        const pools = new HandshakePools()
-        const replay = new ReplayCache()
-        const cookies = new CookieJar(crypto.randomBytes)
-        const fibers = yield* FiberSet.make<void>()
-        const run = yield* FiberSet.runtime(fibers)()
-        const clock = yield* Clock.Clock
-        const unixSeconds = () => Math.floor(clock.currentTimeMillisUnsafe() / 1000)
-        const config = { identity, parameters, crypto }
+  Actor.make(HandshakeProtocol, () =>
+    Effect.gen(function* () {
+      const { identity, parameters, registry, view, services, adopt } = options
+      const network = yield* Network
+      const crypto = yield* Cryptography
+      const pools = new HandshakePools()
+      const replay = new ReplayCache()
+      const cookies = new CookieJar(crypto.randomBytes)
+      const fibers = yield* FiberSet.make<void>()
+      const run = yield* FiberSet.runtime(fibers)()
+      const clock = yield* Clock.Clock
+      const unixSeconds = () => Math.floor(clock.currentTimeMillisUnsafe() / 1000)
+      const config = { identity, parameters, crypto }
 
-        const known: PeerList = { has: peerId => Effect.sync(() => view.table.peer(peerId) !== undefined) }
+      const known: PeerList = { has: peerId => Effect.sync(() => view.table.peer(peerId) !== undefined) }
 
-        /** The session of a request: a paired peer is checked against the registry as it is now; a token's holder is paired first. */
-        const enter = (request: ConnectionRequest): Effect.Effect<void, SessionError> => {
-          const inviteId = inviteIdOf(request.entry)
-          if (inviteId === undefined) {
-            return Effect.flatMap(request.verify(known), session => adopt(new SessionRouter(session, services)))
-          }
-          return Effect.gen(function* () {
-            const session = yield* request.unverify
-            const router = new SessionRouter(session, services)
-            yield* closingOnFailure(
-              session,
-              acceptPairing(session, yield* router.admin, registry, identity.id, inviteId)
-            )
-            yield* adopt(router)
-          })
+      /** The session of a request: a paired peer is checked against the registry as it is now; a token's holder is paired first. */
+      const enter = (request: ConnectionRequest): Effect.Effect<void, SessionError> => {
+        const inviteId = inviteIdOf(request.entry)
+        if (inviteId === undefined) {
+          return Effect.flatMap(request.verify(known), session => adopt(new SessionRouter(session, services)))
         }
+        return Effect.gen(function* () {
+          const session = yield* request.unverify
+          const router = new SessionRouter(session, services)
+          yield* closingOnFailure(session, acceptPairing(session, yield* router.admin, registry, identity.id, inviteId))
+          yield* adopt(router)
+        })
+      }
 
-        const answer = (connection: Connection): Effect.Effect<void> => {
-          let slot: string | undefined
-          const responder: ResponderConfig = {
-            ...config,
-            directory: { lookup: (tag, seconds) => view.table.lookup(tag, seconds) },
-            replay,
-            cookies,
-            unixSeconds: unixSeconds(),
-            source: utf8(connection.remote.host),
-            underLoad: () => pools.underLoad || crypto.rsaLoad() > 0.5,
-            admit: entry => {
-              if (!pools.takeSlot(entry.name)) return false
-              slot = entry.name
-              return true
-            },
-            claim: (entry, initiator) =>
-              Effect.runPromise(
-                registry.client
-                  .Claim({ inviteId: inviteIdOf(entry) ?? "", document: initiator.document })
-                  .pipe(Effect.catch(() => Effect.succeed(false)))
-              )
-          }
-          return respond(connection, responder, () => pools.removeSocket(connection)).pipe(
-            Effect.flatMap(request =>
-              enter(request).pipe(
-                Effect.timeoutOrElse({ duration: verifyDeadlineMs, orElse: () => request.expire }),
-                Effect.onInterrupt(() => request.expire)
-              )
-            ),
-            Effect.catch(error =>
-              Effect.logDebug(`a caller at ${formatAddress(connection.remote)} was not let in: ${error.message}`)
-            ),
-            Effect.ensuring(
-              Effect.sync(() => {
-                pools.removeSocket(connection)
-                if (slot !== undefined) pools.freeSlot(slot)
-              })
+      const answer = (connection: Connection): Effect.Effect<void> => {
+        let slot: string | undefined
+        const responder: ResponderConfig = {
+          ...config,
+          directory: { lookup: (tag, seconds) => view.table.lookup(tag, seconds) },
+          replay,
+          cookies,
+          unixSeconds: unixSeconds(),
+          source: utf8(connection.remote.host),
+          underLoad: () => pools.underLoad || crypto.rsaLoad() > 0.5,
+          admit: entry => {
+            if (!pools.takeSlot(entry.name)) return false
+            slot = entry.name
+            return true
+          },
+          claim: (entry, initiator) =>
+            Effect.runPromise(
+              registry.client
+                .Claim({ inviteId: inviteIdOf(entry) ?? "", document: initiator.document })
+                .pipe(Effect.catch(() => Effect.succeed(false)))
             )
+        }
+        return respond(connection, responder, () => pools.removeSocket(connection)).pipe(
+          Effect.flatMap(request =>
+            enter(request).pipe(
+              Effect.timeoutOrElse({ duration: verifyDeadlineMs, orElse: () => request.expire }),
+              Effect.onInterrupt(() => request.expire)
+            )
+          ),
+          Effect.catch(error =>
+            Effect.logDebug(`a caller at ${formatAddress(connection.remote)} was not let in: ${error.message}`)
+          ),
+          Effect.ensuring(
+            Effect.sync(() => {
+              pools.removeSocket(connection)
+              if (slot !== undefined) pools.freeSlot(slot)
+            })
           )
-        }
+        )
+      }
 
-        const accept = (connection: Connection): void => {
-          pools.addSocket(connection)
-          run(answer(connection))
-        }
+      const accept = (connection: Connection): void => {
+        pools.addSocket(connection)
+        run(answer(connection))
+      }
 
-        if (options.listen !== undefined) options.onListening(yield* network.listen(options.listen, accept))
+      if (options.listen !== undefined) options.onListening(yield* network.listen(options.listen, accept))
 
-        const dialOne = (request: DialRequest, address: Address): Effect.Effect<Session, SessionError> =>
-          network.dial(address, connectTimeoutMs).pipe(
-            Effect.mapError(error => new SessionError({ code: "UNREACHABLE", detail: error.message })),
-            Effect.flatMap(connection =>
-              initiate(connection, { ...config, target: request.target, unixSeconds: unixSeconds() })
-            )
+      const dialOne = (request: DialRequest, address: Address): Effect.Effect<Session, SessionError> =>
+        network.dial(address, connectTimeoutMs).pipe(
+          Effect.mapError(error => new SessionError({ code: "UNREACHABLE", detail: error.message })),
+          Effect.flatMap(connection =>
+            initiate(connection, { ...config, target: request.target, unixSeconds: unixSeconds() })
           )
+        )
 
-        const dial = (request: DialRequest): Effect.Effect<SessionRouter, SessionError> =>
-          Effect.gen(function* () {
-            const reasons: Array<SessionError> = []
-            for (const text of request.addresses) {
-              const address = parseAddress(text)
-              if (address === undefined) {
-                reasons.push(new SessionError({ code: "UNREACHABLE", detail: `"${text}" is no address` }))
-                continue
-              }
-              const attempt = yield* Effect.result(dialOne(request, address))
-              if (attempt._tag === "Success") return yield* introduce(request, attempt.success)
-              reasons.push(attempt.failure)
+      const dial = (request: DialRequest): Effect.Effect<SessionRouter, SessionError> =>
+        Effect.gen(function* () {
+          const reasons: Array<SessionError> = []
+          for (const text of request.addresses) {
+            const address = parseAddress(text)
+            if (address === undefined) {
+              reasons.push(new SessionError({ code: "UNREACHABLE", detail: `"${text}" is no address` }))
+              continue
             }
-            return yield* worst(reasons, request)
-          })
+            const attempt = yield* Effect.result(dialOne(request, address))
+            if (attempt._tag === "Success") return yield* introduce(request, attempt.success)
+            reasons.push(attempt.failure)
+          }
+          return yield* worst(reasons, request)
+        })
 
-        const introduce = (request: DialRequest, session: Session): Effect.Effect<SessionRouter, SessionError> =>
+      const introduce = (request: DialRequest, session: Session): Effect.Effect<SessionRouter, SessionError> =>
+        Effect.gen(function* () {
+          const router = new SessionRouter(session, services)
+          const admin = yield* router.admin
+          if (request.target.mode === modes.invite) {
+            yield* closingOnFailure(session, commitPairing(session, admin, registry, identity.id, request.addresses))
+          }
+          yield* adopt(router)
+          return router
+        })
+
+      const handlers: Actor.Handlers<HandshakeRpcs> = {
+        Dial: ({ request }) =>
           Effect.gen(function* () {
-            const router = new SessionRouter(session, services)
-            const admin = yield* router.admin
-            if (request.target.mode === modes.invite) {
-              yield* closingOnFailure(session, commitPairing(session, admin, registry, identity.id, request.addresses))
+            if ((yield* FiberSet.size(fibers)) >= maxDials + pools.sockets + pools.slots) {
+              return yield* Deferred.fail(request.result, failure("BUSY", `${maxDials} dials are under way`))
             }
-            yield* adopt(router)
-            return router
-          })
-
-        const handlers: Actor.Handlers<HandshakeRpcs> = {
-          Dial: ({ request }) =>
-            Effect.gen(function* () {
-              if ((yield* FiberSet.size(fibers)) >= maxDials + pools.sockets + pools.slots) {
-                return yield* Deferred.fail(request.result, failure("BUSY", `${maxDials} dials are under way`))
-              }
-              run(Effect.asVoid(Deferred.into(dial(request), request.result)))
-              return undefined
-            }).pipe(Effect.asVoid)
-        }
-        return handlers
-      })
-  })
+            run(Effect.asVoid(Deferred.into(dial(request), request.result)))
+            return undefined
+          }).pipe(Effect.asVoid)
+      }
+      return handlers
+    })
+  )
 
 const closingOnFailure = <A>(
   session: Session,

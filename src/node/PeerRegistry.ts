@@ -57,86 +57,84 @@ export interface RegistryView {
  * The registry actor. Its state is in the store, so a crash loses no peer: the next incarnation reads it again.
  */
 export const peerRegistry = (self: PublicIdentity, view: RegistryView) =>
-  Actor.make({
-    protocol: RegistryProtocol,
-    behaviour: () =>
-      Effect.gen(function* () {
-        const store = yield* PeerStore
-        view.table = new PeerTable(self, yield* store.load)
-        const now = Effect.map(Clock.currentTimeMillis, ms => Math.floor(ms / 1000))
+  Actor.make(RegistryProtocol, () =>
+    Effect.gen(function* () {
+      const store = yield* PeerStore
+      view.table = new PeerTable(self, yield* store.load)
+      const now = Effect.map(Clock.currentTimeMillis, ms => Math.floor(ms / 1000))
 
-        /** Changes the table and makes the change durable; where that fails the old state is put back. */
-        const change = <A>(apply: (table: PeerTable) => A): Effect.Effect<A, StoreError | RegistryRefusal> =>
-          Effect.gen(function* () {
-            const { table } = view
-            const before = table.stored
-            const result = yield* Effect.try({
-              try: () => apply(table),
-              catch: error =>
-                error instanceof RegistryRefusal
-                  ? error
-                  : new RegistryRefusal({ reason: error instanceof Error ? error.message : String(error) })
-            })
-            yield* store
-              .save(table.stored)
-              .pipe(Effect.tapError(() => Effect.sync(() => (view.table = new PeerTable(self, before)))))
-            return result
+      /** Changes the table and makes the change durable; where that fails the old state is put back. */
+      const change = <A>(apply: (table: PeerTable) => A): Effect.Effect<A, StoreError | RegistryRefusal> =>
+        Effect.gen(function* () {
+          const { table } = view
+          const before = table.stored
+          const result = yield* Effect.try({
+            try: () => apply(table),
+            catch: error =>
+              error instanceof RegistryRefusal
+                ? error
+                : new RegistryRefusal({ reason: error instanceof Error ? error.message : String(error) })
           })
+          yield* store
+            .save(table.stored)
+            .pipe(Effect.tapError(() => Effect.sync(() => (view.table = new PeerTable(self, before)))))
+          return result
+        })
 
-        const handlers: Actor.Handlers<RegistryRpcs> = {
-          PutInvite: ({ invite }) =>
-            Effect.flatMap(now, seconds =>
-              change(table => {
-                table.expireInvites(seconds)
-                if (table.openInvites >= maxOpenInvites) {
-                  throw new RegistryRefusal({
-                    reason: `${maxOpenInvites} invitations are open; wait until some have run out`
-                  })
-                }
-                table.putInvite(invite)
-              })
-            ),
-          Claim: ({ inviteId, document }) =>
-            Effect.gen(function* () {
-              const invite = view.table.invite(inviteId)
-              if (invite === undefined || invite.expiresAt <= (yield* now)) return false
-              if (invite.claimedBy !== undefined) return Buffer.compare(invite.claimedBy, document) === 0
-              yield* change(table => table.putInvite({ ...invite, claimedBy: document }))
-              return true
-            }),
-          PutPairKey: ({ document, generation, key, state, addresses, closesInvite }) =>
+      const handlers: Actor.Handlers<RegistryRpcs> = {
+        PutInvite: ({ invite }) =>
+          Effect.flatMap(now, seconds =>
             change(table => {
-              const { peerId } = parseIdentity(document)
-              const known = table.peer(peerId)
-              const others = (known?.pairKeys ?? []).filter(old => state === "pending" && old.generation !== generation)
-              table.putPeer({
-                peerId,
-                document,
-                pairKeys: [...others, { generation, key, state }],
-                addresses: addresses.length > 0 ? addresses.slice(0, maxAddressesPeer) : (known?.addresses ?? []),
-                minimumVersion: known?.minimumVersion ?? protocolVersion,
-                lastSeen: known?.lastSeen ?? 0
-              })
-              if (closesInvite !== undefined) table.removeInvite(closesInvite)
-            }),
-          Seen: ({ peerId, address }) =>
-            Effect.gen(function* () {
-              const known = isPeerId(peerId) ? view.table.peer(peerId) : undefined
-              if (known === undefined) return yield* new RegistryRefusal({ reason: `no peer ${peerId} is known here` })
-              const seconds = yield* now
-              const others = known.addresses.filter(other => other !== address)
-              const addresses = address === undefined ? others : [address, ...others].slice(0, maxAddressesPeer)
-              const newest = Math.max(...known.pairKeys.map(({ generation }) => generation))
-              const pairKeys = known.pairKeys.map(pair =>
-                pair.generation === newest ? { ...pair, state: "active" as const } : pair
-              )
-              yield* change(table =>
-                table.putPeer({ ...known, addresses, pairKeys, lastSeen: seconds, minimumVersion: protocolVersion })
-              )
-            }),
-          Remove: ({ peerId }) => change(table => table.removePeer(peerId)),
-          List: () => Effect.sync(() => view.table.stored.peers)
-        }
-        return handlers
-      })
-  })
+              table.expireInvites(seconds)
+              if (table.openInvites >= maxOpenInvites) {
+                throw new RegistryRefusal({
+                  reason: `${maxOpenInvites} invitations are open; wait until some have run out`
+                })
+              }
+              table.putInvite(invite)
+            })
+          ),
+        Claim: ({ inviteId, document }) =>
+          Effect.gen(function* () {
+            const invite = view.table.invite(inviteId)
+            if (invite === undefined || invite.expiresAt <= (yield* now)) return false
+            if (invite.claimedBy !== undefined) return Buffer.compare(invite.claimedBy, document) === 0
+            yield* change(table => table.putInvite({ ...invite, claimedBy: document }))
+            return true
+          }),
+        PutPairKey: ({ document, generation, key, state, addresses, closesInvite }) =>
+          change(table => {
+            const { peerId } = parseIdentity(document)
+            const known = table.peer(peerId)
+            const others = (known?.pairKeys ?? []).filter(old => state === "pending" && old.generation !== generation)
+            table.putPeer({
+              peerId,
+              document,
+              pairKeys: [...others, { generation, key, state }],
+              addresses: addresses.length > 0 ? addresses.slice(0, maxAddressesPeer) : (known?.addresses ?? []),
+              minimumVersion: known?.minimumVersion ?? protocolVersion,
+              lastSeen: known?.lastSeen ?? 0
+            })
+            if (closesInvite !== undefined) table.removeInvite(closesInvite)
+          }),
+        Seen: ({ peerId, address }) =>
+          Effect.gen(function* () {
+            const known = isPeerId(peerId) ? view.table.peer(peerId) : undefined
+            if (known === undefined) return yield* new RegistryRefusal({ reason: `no peer ${peerId} is known here` })
+            const seconds = yield* now
+            const others = known.addresses.filter(other => other !== address)
+            const addresses = address === undefined ? others : [address, ...others].slice(0, maxAddressesPeer)
+            const newest = Math.max(...known.pairKeys.map(({ generation }) => generation))
+            const pairKeys = known.pairKeys.map(pair =>
+              pair.generation === newest ? { ...pair, state: "active" as const } : pair
+            )
+            yield* change(table =>
+              table.putPeer({ ...known, addresses, pairKeys, lastSeen: seconds, minimumVersion: protocolVersion })
+            )
+          }),
+        Remove: ({ peerId }) => change(table => table.removePeer(peerId)),
+        List: () => Effect.sync(() => view.table.stored.peers)
+      }
+      return handlers
+    })
+  )

@@ -23,10 +23,9 @@ export type SessionRpcs = RpcGroup.Rpcs<typeof SessionProtocol>
  * anew by a handshake. Whatever a hostile peer causes stays in here.
  */
 export const sessionActor = (router: SessionRouter) =>
-  Actor.make({
-    protocol: SessionProtocol,
-    restart: "never",
-    behaviour: context =>
+  Actor.make(
+    SessionProtocol,
+    context =>
       Effect.gen(function* () {
         const { session } = router
         yield* Effect.addFinalizer(() => session.close("NORMAL", "this host ends the session"))
@@ -44,5 +43,6 @@ export const sessionActor = (router: SessionRouter) =>
           Close: ({ reason }) => session.close("NORMAL", reason)
         }
         return handlers
-      })
-  })
+      }),
+    { restart: "never" }
+  )

@@ -71,6 +71,7 @@ export const parseTensorHeader = (bytes: Uint8Array): TensorHeader => {
   floatBits[0] = reader.u32("loss")
   const loss = float[0] ?? 0
   reader.end("tensor header")
-  if (segment.to < segment.from || lanes.to < lanes.from) throw new ProtocolError("MALFORMED", "a tensor range that ends before it begins")
+  if (segment.to < segment.from || lanes.to < lanes.from)
+    throw new ProtocolError("MALFORMED", "a tensor range that ends before it begins")
   return { kind, job, view, step, lanes, segment, loss }
 }

@@ -229,13 +229,15 @@ export class RecordSealer {
 export class RecordOpener {
   readonly #keys: DirectionKeys
   readonly #engine: CipherEngine
+  readonly #limits: KeyLimits
   #held: Uint8Array = new Uint8Array(0)
   #updates = 0
   #failure: ProtocolError | undefined
 
-  constructor(secret: Uint8Array, engine: CipherEngine = nodeCipherEngine) {
+  constructor(secret: Uint8Array, engine: CipherEngine = nodeCipherEngine, limits: KeyLimits = specifiedLimits) {
     this.#keys = new DirectionKeys(secret)
     this.#engine = engine
+    this.#limits = limits
   }
 
   get epoch(): number {
@@ -316,7 +318,7 @@ export class RecordOpener {
 
   #open(bytes: Uint8Array, from: number, to: number): Record | undefined {
     const keys = this.#keys
-    if (keys.records >= maxRecordsPerKey)
+    if (keys.records >= this.#limits.records || keys.bytes >= this.#limits.bytes)
       throw new ProtocolError("UNEXPECTED", "the other side has not changed its key in time")
     const tagAt = to - gcmTagBytes
     const start = from + recordHeaderBytes
@@ -330,6 +332,7 @@ export class RecordOpener {
     )
     if (plain === undefined) throw new ProtocolError("BAD_MAC", "a record is not authentic")
     keys.records++
+    keys.bytes += plain.length - innerHeaderBytes
     const type = plain[0] ?? 0
     const flags = plain[1] ?? 0
     const stream = new DataView(plain.buffer, plain.byteOffset).getUint32(2)

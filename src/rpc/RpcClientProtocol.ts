@@ -114,7 +114,6 @@ class CallingChannel {
   }
 
   private check(message: ToClient): void {
-    if (message._tag === "Defect") return
     const { requestId } = message
     if (requestId < 1 || requestId > this.lastIssuedId())
       throw unexpected(`a reply to request ${requestId}, which was not made`)

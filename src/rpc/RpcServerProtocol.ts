@@ -124,18 +124,14 @@ class ServedChannel {
   reply(message: FromServerEncoded): Effect.Effect<void> {
     return Effect.suspend(() => {
       if (!this.isOpen) return Effect.void
+      // RpcServer's last resort when not even a defect can be encoded. It names no call, so it would end them all anyway.
+      if (message._tag === "Defect") return Effect.sync(() => this.refuse("a reply could not be encoded"))
       // What cannot be encoded dies here, and RpcServer answers the call with that defect instead.
       const send = Effect.ignore(this.channel.send(encodeToClient(message)))
       if (message._tag === "Exit")
         return Effect.ensuring(
           send,
           Effect.sync(() => this.finish(Number(message.requestId)))
-        )
-      // It names no call, so the count of calls would be wrong from now on.
-      if (message._tag === "Defect")
-        return Effect.ensuring(
-          send,
-          Effect.sync(() => this.refuse("a reply could not be encoded"))
         )
       return send
     })

@@ -10,7 +10,6 @@ import type {
   InterruptEncoded,
   RequestEncoded,
   ResponseChunkEncoded,
-  ResponseDefectEncoded,
   ResponseExitEncoded
 } from "effect/rpc/RpcMessage"
 import { decodeAdmin, encodeAdmin, firstApplicationKind, type AdminBody } from "../protocol/AdminMessage.ts"
@@ -27,7 +26,7 @@ const toClientKind = firstApplicationKind + 1
 export type ToServer =
   (RequestEncoded & { readonly id: number }) | (AckEncoded & Numbered) | (InterruptEncoded & Numbered)
 /** What a server may send. */
-export type ToClient = (ResponseChunkEncoded & Numbered) | (ResponseExitEncoded & Numbered) | ResponseDefectEncoded
+export type ToClient = (ResponseChunkEncoded & Numbered) | (ResponseExitEncoded & Numbered)
 
 interface Numbered {
   readonly requestId: number
@@ -79,8 +78,6 @@ export const decodeToClient = (bytes: Uint8Array): ToClient => {
       if (!isId(requestId) || !isExit(exit)) throw malformed("Exit")
       return { _tag: "Exit", requestId, exit }
     }
-    case "Defect":
-      return { _tag: "Defect", defect: body.defect }
     default:
       throw malformed("message of a server")
   }

@@ -93,7 +93,7 @@ export const EpochEvent = Schema.Struct({
   epoch: Ordinal,
   trainLoss: Schema.Finite,
   testLoss: Schema.Finite,
-  testAccuracy: Fraction
+  testAccuracy: Schema.optionalKey(Fraction)
 })
 export type EpochEvent = typeof EpochEvent.Type
 
@@ -111,7 +111,7 @@ export const FinishedEvent = Schema.Struct({
   examplesPerSecond: NonNegative,
   trainLoss: Schema.Finite,
   testLoss: Schema.Finite,
-  testAccuracy: Fraction,
+  testAccuracy: Schema.optionalKey(Fraction),
   weightsSha256: Hex256,
   shards: Schema.Struct({ expected: Count, counted: Count })
 })

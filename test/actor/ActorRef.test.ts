@@ -102,6 +102,26 @@ describe("an ask never hangs: it fails", () => {
     })
   )
 
+  it.effect("and does so at once, not when the crashed incarnation has cleaned up", () =>
+    Effect.gen(function* () {
+      const inner = counter(makeJournal())
+      const cleaned = yield* Deferred.make<void>()
+      const root = yield* Supervisor.make("root")
+      const slow = Actor.make(Counter, context =>
+        Effect.andThen(
+          Effect.addFinalizer(() => Deferred.await(cleaned)),
+          inner.behaviour(context)
+        )
+      )
+      const ref = yield* root.spawn("slow", slow)
+      const asked = yield* Effect.forkChild(failure(ref.ask("Crash", { why: "boom" })), { startImmediately: true })
+      yield* TestClock.adjust(1)
+      assert.isDefined(asked.pollUnsafe())
+      yield* Deferred.succeed(cleaned, undefined)
+      assert.strictEqual((yield* Fiber.join(asked))._tag, "ActorCrashed")
+    })
+  )
+
   it.effect("when the handler throws instead of returning an effect", () =>
     Effect.gen(function* () {
       const root = yield* Supervisor.make("root")
@@ -184,7 +204,7 @@ describe("an ask never hangs: it fails", () => {
 
   it.effect("at its deadline, in the line of a full mailbox too", () =>
     Effect.gen(function* () {
-      const { ref, busy } = yield* stuck({ overflow: "suspend" })
+      const { ref, busy, root } = yield* stuck({ overflow: "suspend" })
       const short = yield* Effect.forkChild(ref.ask("Get", undefined, { deadlineMs: 20 }), { startImmediately: true })
       const usual = yield* Effect.forkChild(ref.client.Get(), { startImmediately: true })
       yield* TestClock.adjust(20)
@@ -194,6 +214,7 @@ describe("an ask never hangs: it fails", () => {
       yield* TestClock.adjust(1)
       assert.strictEqual((yield* failure(Fiber.join(usual)))._tag, "AskTimeout")
       assert.isUndefined(busy.pollUnsafe())
+      assert.strictEqual(root.snapshot()[0]?.suspended, 0)
     })
   )
 })
@@ -224,7 +245,7 @@ describe("an asker that goes away", () => {
       yield* Fiber.interrupt(busy)
       yield* Deferred.succeed(journal.gate, undefined)
       assert.strictEqual(yield* ref.ask("Get", undefined), 1)
-      assert.deepStrictEqual(journal.lines, ["start"])
+      assert.deepStrictEqual(journal.lines, ["start", "handled"])
     })
   )
 })
@@ -240,7 +261,7 @@ describe("stopping an actor", () => {
       yield* Deferred.succeed(journal.gate, undefined)
       assert.strictEqual(yield* Fiber.join(get), 1)
       yield* Fiber.join(stop)
-      assert.deepStrictEqual(journal.lines, ["start", "end"])
+      assert.deepStrictEqual(journal.lines, ["start", "handled", "end"])
       assert.deepStrictEqual(root.snapshot(), [])
     })
   )

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Deferred, Effect, Exit, Fiber, Schema } from "effect"
+import { Context, Deferred, Effect, Fiber, Schema } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
 import { TestClock } from "effect/testing"
 import * as Actor from "../../src/actor/Actor.ts"
@@ -204,6 +204,16 @@ describe("a supervisor gives up", () => {
     })
   )
 
+  it.effect("and who waits for an answer of the parent actor is told that it crashed", () =>
+    Effect.gen(function* () {
+      const root = yield* Supervisor.make("root", { maxRestarts: 1, backoffMs: 10 })
+      const parent = yield* root.spawn("parent", parentOf(makeJournal(), { maxRestarts: 0 }))
+      const error = yield* Effect.flip(parent.ask("CrashChildAndWait", undefined, { deadlineMs: Infinity }))
+      assert.strictEqual(error._tag, "ActorCrashed")
+      assert.include(error.message, "/root/parent/child crashed")
+    })
+  )
+
   it.effect("even if the child crashes before its parent's behaviour is built", () =>
     Effect.gen(function* () {
       const root = yield* Supervisor.make("root", { maxRestarts: 0 })
@@ -331,21 +341,25 @@ describe("the tree", () => {
     })
   )
 
-  it.effect("drains from the top: a stopping parent handles its messages, then its children end", () =>
+  it.effect("drains from the top: a stopping parent handles its messages, then its children theirs", () =>
     Effect.gen(function* () {
       const journal = makeJournal()
       const root = yield* Supervisor.make("root")
       const parent = yield* root.spawn("parent", parentOf(journal, {}))
-      yield* parent.ask("TellChild", undefined)
-      const exit = yield* Effect.exit(root.stop("parent"))
-      assert.isTrue(Exit.isSuccess(exit))
-      assert.deepStrictEqual(journal.lines, ["startchild", "endchild"])
+      yield* parent.tell("BlockChild", undefined)
+      yield* Deferred.await(journal.blocked)
+      const stop = yield* Effect.forkChild(root.stop("parent"), { startImmediately: true })
+      yield* TestClock.adjust(1)
+      assert.deepStrictEqual(journal.lines, ["startchild"])
+      yield* Deferred.succeed(journal.gate, undefined)
+      yield* Fiber.join(stop)
+      assert.deepStrictEqual(journal.lines, ["startchild", "handled", "endchild"])
       assert.strictEqual((yield* parent.watch).reason, "stopped")
     })
   )
 })
 
-const Parent = RpcGroup.make(Rpc.make("CrashChild"), Rpc.make("TellChild"))
+const Parent = RpcGroup.make(Rpc.make("CrashChild"), Rpc.make("CrashChildAndWait"), Rpc.make("BlockChild"))
 
 /** An actor with one child `child`, a counter. */
 const parentOf = (journal: ReturnType<typeof makeJournal>, supervision: Supervisor.SupervisionOptions) =>
@@ -356,7 +370,8 @@ const parentOf = (journal: ReturnType<typeof makeJournal>, supervision: Supervis
         const child = yield* children.spawn("child", counter(journal, "child"))
         return {
           CrashChild: () => Effect.orDie(child.tell("Crash", { why: "told to" })),
-          TellChild: () => Effect.orDie(child.tell("Add", { n: 1 }))
+          CrashChildAndWait: () => Effect.andThen(Effect.orDie(child.tell("Crash", { why: "told to" })), Effect.never),
+          BlockChild: () => Effect.orDie(child.tell("Block", undefined))
         }
       }),
     { supervision }

@@ -45,7 +45,12 @@ export const counter = (journal: Journal, name = "", options: Actor.ActorOptions
           Get: () => Effect.sync(() => sum),
           Refuse: ({ why }) => Effect.fail(new Refused({ why })),
           Crash: ({ why }) => Effect.die(new Error(why)),
-          Block: () => Effect.andThen(Deferred.succeed(journal.blocked, undefined), Deferred.await(journal.gate)),
+          Block: () =>
+            Effect.gen(function* () {
+              yield* Deferred.succeed(journal.blocked, undefined)
+              yield* Deferred.await(journal.gate)
+              journal.lines.push("handled")
+            }),
           Stop: () => stop
         }
       }),

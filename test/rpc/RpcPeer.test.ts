@@ -188,6 +188,22 @@ describe("a call", () => {
       })
   )
 
+  it.live("that waited behind others is begun in a loop, not by one call inside the next", () =>
+    Effect.gen(function* () {
+      const { jobs, watch } = yield* setup(memory)
+      const depths: Array<number> = []
+      for (let i = 0; i < maxConcurrentCalls; i++)
+        yield* Effect.forkChild(jobs.Wait({ name: "first" }), { startImmediately: true })
+      const others = yield* Effect.forEach(Array.from({ length: 400 }), () =>
+        Effect.forkChild(jobs.StackDepth(), { startImmediately: true })
+      )
+      yield* delivered
+      yield* Deferred.succeed(watch.gate, undefined)
+      for (const other of others) depths.push(yield* Fiber.join(other))
+      assert.isBelow(Math.max(...depths) - Math.min(...depths), 100)
+    })
+  )
+
   it.live("waits at the client while others have the budget, and takes its turn when they end", () =>
     Effect.gen(function* () {
       const { jobs } = yield* setup(memory)
@@ -242,7 +258,17 @@ describe("a call", () => {
 
   it.live("looks the same to a local actor and to a remote one", () =>
     Effect.gen(function* () {
-      const Echoing = Jobs.omit("Bytes", "Divide", "Explode", "Unsayable", "Count", "BreakAfter", "Wait", "WhoAmI")
+      const Echoing = Jobs.omit(
+        "Bytes",
+        "Divide",
+        "Explode",
+        "Unsayable",
+        "Count",
+        "BreakAfter",
+        "Wait",
+        "StackDepth",
+        "WhoAmI"
+      )
       type Any = RpcPeer.AnyClient<RpcGroup.Rpcs<typeof Echoing>>
       const shout = (anywhere: Any) => Effect.map(anywhere.Echo({ text: "hey" }), text => text.toUpperCase())
 

@@ -66,19 +66,21 @@ const tcpChannel = (socket: Socket): RpcChannel & { readonly ended: () => string
     socket.destroy()
     onClose?.(new RpcChannelClosed({ reason }))
   }
+  let need = 4
   const parse = () => {
-    let need = 4
     while (onMessage !== undefined && ended === undefined && size >= need) {
-      const all = buffered.length === 1 && buffered[0] !== undefined ? buffered[0] : Buffer.concat(buffered)
+      const all = Buffer.concat(buffered)
       buffered = [all]
       const length = all.readUInt32BE(0)
       if (length > maxFrameBytes) return end("frame too large")
       need = 4 + length
       if (size < need) return
-      onMessage(new Uint8Array(all.subarray(4, need)))
-      buffered = [all.subarray(need)]
-      size -= need
+      const rest = all.subarray(need)
+      buffered = [rest]
+      size = rest.length
+      const message = new Uint8Array(all.subarray(4, need))
       need = 4
+      onMessage(message)
     }
   }
   socket.on("data", chunk => {

@@ -26,6 +26,7 @@ export const Jobs = RpcGroup.make(
     stream: true
   }),
   Rpc.make("Wait", { payload: { name: Schema.String }, success: Schema.String }),
+  Rpc.make("StackDepth", { success: Schema.Number }),
   Rpc.make("WhoAmI", { success: Schema.String })
 )
 
@@ -64,5 +65,15 @@ export const handlers = ({ events, gate }: Watch) =>
         Effect.as(name),
         Effect.onInterrupt(() => Queue.offer(events, `-${name}`))
       ),
+    StackDepth: () => Effect.sync(stackDepth),
     WhoAmI: () => Effect.map(RpcPeer.caller, ({ peer }) => peer)
   })
+
+/** How many calls deep this runs. */
+const stackDepth = (): number => {
+  const limit = Error.stackTraceLimit
+  Error.stackTraceLimit = Infinity
+  const depth = (new Error("only for its stack").stack ?? "").split("\n").length
+  Error.stackTraceLimit = limit
+  return depth
+}

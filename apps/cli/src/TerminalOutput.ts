@@ -20,7 +20,8 @@ const eraseLine = "\r\u001b[2K"
 
 const shortPeer = (peer: string): string => peer.slice(0, 8)
 const count = (n: number, noun: string): string => `${n} ${noun}${n === 1 ? "" : "s"}`
-const percent = (fraction: number): string => `${(fraction * 100).toFixed(2)} %`
+const percent = (fraction: number | undefined): string =>
+  fraction === undefined ? "–" : `${(fraction * 100).toFixed(2)} %`
 
 const compact = (n: number): string =>
   n >= 1e6 ? `${(n / 1e6).toFixed(1)}M` : n >= 1e4 ? `${(n / 1e3).toFixed(1)}k` : n.toFixed(0)

@@ -1,0 +1,75 @@
+import { Schema } from "effect"
+import { Rpc, RpcGroup } from "effect/rpc"
+import { Fingerprint, type FingerprintDifference } from "./Fingerprint.ts"
+
+/** What coordinator and workers say to each other. Gradients travel beside this, as tensors. */
+
+const Count = Schema.Int.check(Schema.isGreaterThanOrEqualTo(0))
+const ShortText = Schema.String.check(Schema.isMaxLength(4_096))
+const Sha256 = Schema.String.check(Schema.isPattern(/^[0-9a-f]{64}$/))
+
+/** The worker's job differs from the coordinator's, and this is the first field in which it does. */
+export class JobMismatch extends Schema.TaggedError<JobMismatch>()("JobMismatch", {
+  field: ShortText,
+  coordinator: ShortText,
+  worker: ShortText
+}) {
+  override get message() {
+    return `this machine's job is another one: ${this.field} is ${this.worker} here and ${this.coordinator} at the coordinator`
+  }
+}
+
+/** The job has ended, or is about to: nothing is left to compute. */
+export class JobOver extends Schema.TaggedError<JobOver>()("JobOver", {}) {
+  override get message() {
+    return "the job is over"
+  }
+}
+
+export const mismatchOf = ({ field, ours, theirs }: FingerprintDifference): JobMismatch =>
+  new JobMismatch({
+    field,
+    coordinator: (ours ?? "absent").slice(0, 4_096),
+    worker: (theirs ?? "absent").slice(0, 4_096)
+  })
+
+export const coordinatorService = "coordinator"
+export const CoordinatorProtocol = RpcGroup.make(
+  /** Which job is coordinated here, for a worker that was not told: the module as a path relative to the place it is run from, and its overrides. */
+  Rpc.make("Describe", {
+    success: Schema.Struct({
+      name: ShortText,
+      module: ShortText,
+      set: Schema.Array(Schema.Tuple([ShortText, ShortText]))
+    })
+  }),
+  /** Asks to become a member. `steps` is how many steps are applied: above 0, the state of that step follows as a tensor. */
+  Rpc.make("Join", {
+    payload: { fingerprint: Fingerprint, initialWeightsSha256: Sha256 },
+    success: Schema.Struct({ steps: Count }),
+    error: Schema.Union([JobMismatch, JobOver])
+  }),
+  /** A lane's loss or gradient is not finite: the step cannot be applied. */
+  Rpc.make("ReportNonFinite", { payload: { step: Count, lane: Count } })
+)
+export type CoordinatorRpcs = RpcGroup.Rpcs<typeof CoordinatorProtocol>
+
+export const workerService = "worker"
+export const WorkerProtocol = RpcGroup.make(
+  /** From here on: with `base` steps applied, compute these lanes of every step. An unfinished step of the view before is dropped. */
+  Rpc.make("StartView", {
+    payload: { view: Count, base: Count, lanes: Schema.Array(Count).check(Schema.isMaxLength(256)) }
+  }),
+  /** Evaluates all test examples at the parameters that come as a tensor under this step; sums in float64 over batches in index order. */
+  Rpc.make("Evaluate", {
+    payload: { step: Count },
+    success: Schema.Struct({
+      count: Count,
+      lossSum: Schema.Number,
+      metricSums: Schema.Record(ShortText, Schema.Number)
+    })
+  }),
+  /** All steps are applied: says with which result. */
+  Rpc.make("Finish", { payload: { steps: Count }, success: Schema.Struct({ weightsSha256: Sha256 }) })
+)
+export type WorkerRpcs = RpcGroup.Rpcs<typeof WorkerProtocol>

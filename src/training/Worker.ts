@@ -1,0 +1,426 @@
+import { Deferred, Effect, Exit, Random, Schema, Semaphore, type Scope } from "effect"
+import { maximalSubtrees, type LaneNode } from "../compute/LaneTree.ts"
+import { ComputeThread, type ComputeError } from "../compute/ComputeThread.ts"
+import {
+  bytesOf,
+  gradientExchanger,
+  Placement,
+  sendTensor,
+  type ExchangerRpcs,
+  type PlaceTensor
+} from "../node/GradientExchanger.ts"
+import { PeerNode } from "../node/PeerNode.ts"
+import { jobIdBytes, tensorKinds, type TensorHeader } from "../node/TensorHeader.ts"
+import type { ActorRef } from "../actor/ActorRef.ts"
+import { fromHex } from "../protocol/Bytes.ts"
+import { ProtocolError } from "../protocol/ProtocolError.ts"
+import * as RpcPeer from "../rpc/RpcPeer.ts"
+import type { Session } from "../transport/Session.ts"
+import type { SessionError } from "../transport/SessionError.ts"
+import { Changed } from "./Changed.ts"
+import { evaluateAll } from "./Evaluation.ts"
+import { fingerprintOf, fingerprintSha256, type Fingerprint } from "./Fingerprint.ts"
+import {
+  CoordinatorProtocol,
+  coordinatorService,
+  WorkerProtocol,
+  workerService,
+  type CoordinatorRpcs,
+  type WorkerRpcs
+} from "./JobProtocol.ts"
+import type { TrainingJob } from "./TrainingJob.ts"
+
+/** How long a worker tries to reach its coordinator again before it gives up. */
+export const coordinatorPatienceMs = 10 * 60_000
+const firstRedialMs = 250
+const lastRedialMs = 2_000
+/** Reduced gradients that may wait to be applied: a member falls behind by no more than its network lets it. */
+const maxWaitingGradients = 8
+const maxEvaluations = 4
+const tensorDeadlineMs = 120_000
+
+/**
+ * The worker's part is over without the job being done. `REFUSED`: the coordinator does not know this machine, or its token is used or has
+ * run out; `JOB_MISMATCH`: this machine's job is another one; `JOB_OVER`: there is nothing left to do; `UNREACHABLE`: no coordinator answers.
+ */
+export class WorkerError extends Schema.TaggedError<WorkerError>()("WorkerError", {
+  code: Schema.Literals(["REFUSED", "JOB_MISMATCH", "JOB_OVER", "UNREACHABLE"]),
+  message: Schema.String
+}) {}
+
+/** What the coordinator says of its job: where its module is, and the overrides it was started with. */
+export interface JobDescription {
+  readonly name: string
+  readonly module: string
+  readonly set: ReadonlyArray<readonly [path: string, text: string]>
+}
+
+export interface WorkOptions<E> {
+  /** The first session: by a token or with a coordinator that is paired already. */
+  readonly connect: Effect.Effect<Session, SessionError>
+  /** Finds this machine's module of the job. */
+  readonly load: (
+    description: JobDescription
+  ) => Effect.Effect<{ readonly job: TrainingJob; readonly jobUrl: string }, E>
+}
+
+/** Codes of a handshake that tell of the network or of the moment, not of a refusal. */
+const passing: ReadonlySet<string> = new Set(["UNREACHABLE", "TIMEOUT", "BUSY", "INTERNAL"])
+
+/**
+ * Works on a coordinator's job until it is done: computes the lanes it is given, keeps a replica in step, and finds its coordinator again when
+ * a session is lost.
+ */
+export const work = Effect.fn("Worker.run")(function* <E>(
+  options: WorkOptions<E>
+): Effect.fn.Return<{ readonly steps: number }, WorkerError | ComputeError | E, PeerNode | Scope.Scope> {
+  const node = yield* PeerNode
+  const first = yield* Effect.mapError(
+    options.connect,
+    error => new WorkerError({ code: passing.has(error.code) ? "UNREACHABLE" : "REFUSED", message: error.message })
+  )
+  const coordinator = first.peer.peerId
+  const description = yield* Effect.scoped(
+    Effect.flatMap(node.client(first, coordinatorService, CoordinatorProtocol), client =>
+      client.Describe().pipe(RpcPeer.withDeadline())
+    )
+  ).pipe(Effect.mapError(error => new WorkerError({ code: "UNREACHABLE", message: error.message })))
+  const { job, jobUrl } = yield* options.load(description)
+  const compute = yield* ComputeThread.make({ jobUrl, set: description.set })
+  const initialWeightsSha256 = yield* compute.initialise
+  const fingerprint = fingerprintOf(job, compute.info)
+  const jobId = fromHex(fingerprintSha256(fingerprint)).subarray(0, jobIdBytes)
+  const replica = new Replica(job, compute, jobId)
+  const exchanger = yield* node.supervisor
+    .spawn(`exchanger-${job.name}`, gradientExchanger(node, jobId, replica.place))
+    .pipe(Effect.mapError(error => new WorkerError({ code: "UNREACHABLE", message: error.message })))
+
+  const member = (session: Session) =>
+    Effect.scoped(serveSession(node, session, replica, exchanger, fingerprint, initialWeightsSha256))
+
+  let end = yield* member(first)
+  while (end === "lost") end = yield* Effect.flatMap(redial(node, coordinator), member)
+  return { steps: replica.steps }
+})
+
+const redial = (node: PeerNode["Service"], coordinator: Session["peer"]["peerId"]) =>
+  Effect.gen(function* () {
+    for (let waitMs = firstRedialMs; ; waitMs = Math.min(lastRedialMs, waitMs * 2)) {
+      const attempt = yield* Effect.result(node.connect(coordinator))
+      if (attempt._tag === "Success") return attempt.success
+      yield* Effect.logInfo(`the coordinator cannot be reached: ${attempt.failure.message}`)
+      yield* Effect.sleep(waitMs * (0.5 + 0.5 * (yield* Random.next)))
+    }
+  }).pipe(
+    Effect.timeoutOrElse({
+      duration: coordinatorPatienceMs,
+      orElse: () =>
+        Effect.fail(
+          new WorkerError({
+            code: "UNREACHABLE",
+            message: `the coordinator could not be reached for ${coordinatorPatienceMs / 60_000} minutes`
+          })
+        )
+    })
+  )
+
+interface View {
+  readonly view: number
+  readonly base: number
+  readonly nodes: ReadonlyArray<LaneNode>
+}
+
+interface Evaluation {
+  readonly parameters: Float32Array
+  arrived: boolean
+}
+
+const sharedFloats = (length: number): Float32Array => new Float32Array(new SharedArrayBuffer(length * 4))
+
+/** This member's copy of the job's state, and the tensors that change it. One at a time computes on it or changes it. */
+class Replica {
+  readonly compute: ComputeThread
+  readonly job: TrainingJob
+  readonly jobId: Uint8Array
+  readonly steps: number
+  readonly changed = new Changed()
+  readonly exclusive = Semaphore.makeUnsafe(1)
+  /** The session that counts: tensors of any other are late. */
+  session: Session | undefined
+  view: View | undefined
+  /** Steps applied to the parameters. */
+  applied = 0
+  finished = false
+  readonly evaluations = new Map<number, Evaluation>()
+  readonly #free: Array<Float32Array> = []
+  readonly #arrived: Array<
+    { readonly step: number; readonly gradient: Float32Array } | { readonly step: number; readonly state: Uint8Array }
+  > = []
+  #gradients = 0
+
+  constructor(job: TrainingJob, compute: ComputeThread, jobId: Uint8Array) {
+    this.job = job
+    this.compute = compute
+    this.jobId = jobId
+    this.steps = compute.info.stepsPerEpoch * job.epochs
+  }
+
+  readonly place: PlaceTensor = (header, _from, session) => {
+    if (session !== this.session) return undefined
+    const { compute } = this
+    const isState = header.kind === tensorKinds.state
+    const length = isState ? compute.stateByteLength : compute.info.parameterCount
+    if (header.segment.from !== 0 || header.segment.to !== length)
+      throw new ProtocolError("MALFORMED", "a part of a tensor")
+    switch (header.kind) {
+      case tensorKinds.reduced:
+        return this.#placeGradient(header.step)
+      case tensorKinds.state: {
+        const state = new Uint8Array(length)
+        return new Placement(state, () => this.#arrive({ step: header.step, state }))
+      }
+      case tensorKinds.evaluation: {
+        if (this.evaluations.size >= maxEvaluations)
+          throw new ProtocolError("LIMIT", `${maxEvaluations} evaluations are waiting`)
+        const evaluation = { parameters: sharedFloats(length), arrived: false }
+        this.evaluations.set(header.step, evaluation)
+        return new Placement(bytesOf(evaluation.parameters), () => {
+          evaluation.arrived = true
+          this.changed.notify()
+        })
+      }
+      default:
+        throw new ProtocolError("UNEXPECTED", `a worker takes no tensor of kind ${header.kind}`)
+    }
+  }
+
+  #placeGradient(step: number): Placement {
+    if (this.#gradients >= maxWaitingGradients)
+      throw new ProtocolError("LIMIT", `${maxWaitingGradients} gradients are waiting`)
+    this.#gradients++
+    const gradient = this.#free.pop() ?? sharedFloats(this.compute.info.parameterCount)
+    return new Placement(bytesOf(gradient), () => this.#arrive({ step, gradient }))
+  }
+
+  #arrive(
+    tensor:
+      { readonly step: number; readonly gradient: Float32Array } | { readonly step: number; readonly state: Uint8Array }
+  ): void {
+    this.#arrived.push(tensor)
+    this.changed.notify()
+  }
+
+  /** Begins anew with another session: what the old one had on its way never arrives. */
+  attach(session: Session): void {
+    this.session = session
+    this.view = undefined
+    this.#arrived.length = 0
+    this.#gradients = 0
+    this.evaluations.clear()
+  }
+
+  /** Applies what has arrived, in order, for ever. A gradient out of order ends the session: this replica would no longer be one. */
+  applyArrivals(session: Session): Effect.Effect<never, ComputeError> {
+    return Effect.forever(
+      Effect.flatMap(
+        this.changed.until(() => this.#arrived.shift()),
+        tensor => {
+          if ("state" in tensor) return this.#takeState(tensor.step, tensor.state)
+          if (tensor.step !== this.applied + 1) {
+            session.fail("UNEXPECTED", `the gradient of step ${tensor.step} after step ${this.applied}`)
+            return Effect.void
+          }
+          return this.#apply(tensor.step, tensor.gradient)
+        }
+      )
+    )
+  }
+
+  #apply(step: number, gradient: Float32Array): Effect.Effect<void, ComputeError> {
+    return this.exclusive.withPermits(1)(
+      Effect.andThen(
+        this.compute.applyStep(gradient),
+        Effect.sync(() => {
+          this.#free.push(gradient)
+          this.#gradients--
+          this.applied = step
+          this.changed.notify()
+        })
+      )
+    )
+  }
+
+  #takeState(step: number, state: Uint8Array): Effect.Effect<void> {
+    return Effect.andThen(
+      this.compute.cancel,
+      this.exclusive.withPermits(1)(
+        Effect.sync(() => {
+          this.compute.writeState(state)
+          this.applied = step
+          this.changed.notify()
+        })
+      )
+    )
+  }
+}
+
+/** Takes part in the job over one session, until the job is done or the session is lost. */
+const serveSession = Effect.fnUntraced(function* (
+  node: PeerNode["Service"],
+  session: Session,
+  replica: Replica,
+  exchanger: ActorRef<ExchangerRpcs>,
+  fingerprint: Fingerprint,
+  initialWeightsSha256: string
+) {
+  const { compute, changed } = replica
+  replica.attach(session)
+  const handlers = WorkerProtocol.toLayer(workerHandlers(replica, session))
+  yield* Effect.provide(node.serve(workerService, WorkerProtocol), handlers)
+  const joined = yield* Effect.result(
+    Effect.gen(function* () {
+      const client = yield* node.client(session, coordinatorService, CoordinatorProtocol)
+      const { steps } = yield* client.Join({ fingerprint, initialWeightsSha256 }).pipe(RpcPeer.withDeadline())
+      return { client, steps }
+    })
+  )
+  if (joined._tag === "Failure") {
+    const error = joined.failure
+    if (error._tag === "JobMismatch") return yield* new WorkerError({ code: "JOB_MISMATCH", message: error.message })
+    if (error._tag === "JobOver") return yield* new WorkerError({ code: "JOB_OVER", message: error.message })
+    return "lost" as const
+  }
+  // A coordinator that has applied nothing sends no state: it has begun anew, and so must this replica.
+  if (joined.success.steps === 0 && replica.applied > 0) {
+    yield* compute.initialise
+    replica.applied = 0
+  }
+  yield* Effect.forkScoped(replica.applyArrivals(session))
+  const computing = yield* Effect.forkScoped(computeLanes(replica, session, exchanger, joined.success.client))
+  const gone = Effect.as(Deferred.await(session.closed), undefined)
+  const failed = Effect.flatMap(
+    Effect.callback<Exit.Exit<unknown, ComputeError>>(resume => {
+      computing.addObserver(exit => resume(Effect.succeed(exit)))
+    }),
+    exit => (Exit.isFailure(exit) ? Effect.failCause(exit.cause) : Effect.never)
+  )
+  yield* Effect.raceFirst(gone, failed)
+  changed.notify()
+  return replica.finished ? ("done" as const) : ("lost" as const)
+})
+
+const workerHandlers = (replica: Replica, session: Session) => {
+  const { compute, changed } = replica
+  /** Only the coordinator of this session may steer. */
+  const byCoordinator = <A>(effect: Effect.Effect<A>): Effect.Effect<A> =>
+    Effect.flatMap(RpcPeer.caller, ({ peer }) =>
+      peer === session.peer.peerId ? effect : Effect.die(new Error(`${peer} is not this worker's coordinator`))
+    )
+  return {
+    StartView: ({
+      view,
+      base,
+      lanes
+    }: {
+      readonly view: number
+      readonly base: number
+      readonly lanes: ReadonlyArray<number>
+    }) =>
+      byCoordinator(
+        Effect.suspend(() => {
+          replica.view = { view, base, nodes: maximalSubtrees(lanes, replica.job.lanes) }
+          return Effect.andThen(
+            compute.cancel,
+            Effect.sync(() => changed.notify())
+          )
+        })
+      ),
+    Evaluate: ({ step }: { readonly step: number }) =>
+      byCoordinator(
+        changed
+          .until(() => (replica.evaluations.get(step)?.arrived === true ? replica.evaluations.get(step) : undefined))
+          .pipe(
+            Effect.timeout(tensorDeadlineMs),
+            Effect.flatMap(({ parameters }) => evaluateAll(compute, parameters)),
+            Effect.ensuring(Effect.sync(() => replica.evaluations.delete(step))),
+            Effect.orDie
+          )
+      ),
+    Finish: ({ steps }: { readonly steps: number }) =>
+      byCoordinator(
+        changed
+          .until(() => (replica.applied === steps ? true : undefined))
+          .pipe(
+            Effect.timeout(tensorDeadlineMs),
+            Effect.andThen(compute.weightsSha256),
+            Effect.map(weightsSha256 => {
+              replica.finished = true
+              return { weightsSha256 }
+            }),
+            Effect.orDie
+          )
+      )
+  } satisfies { readonly [Tag in WorkerRpcs["_tag"]]: unknown }
+}
+
+/** Computes this member's nodes of every step and sends them, as long as the session lives. */
+const computeLanes = Effect.fnUntraced(function* (
+  replica: Replica,
+  session: Session,
+  exchanger: ActorRef<ExchangerRpcs>,
+  client: RpcPeer.Client<CoordinatorRpcs>
+) {
+  const { compute, changed } = replica
+  const { parameterCount, stepsPerEpoch } = compute.info
+  const slots: Array<Float32Array> = []
+  let done = { view: 0, step: 0 }
+
+  /** The next step to compute: the view's base must be applied, and this view's part of the step not sent yet. */
+  const task = () => {
+    const { view, applied, steps } = replica
+    if (view === undefined || applied < view.base || applied >= steps || view.nodes.length === 0) return undefined
+    return done.view === view.view && done.step === applied + 1 ? undefined : { view, step: applied + 1 }
+  }
+
+  for (;;) {
+    const { view, step } = yield* changed.until(task)
+    const current = () => replica.view === view && replica.applied + 1 === step
+    let sent = 0
+    for (const [index, node] of view.nodes.entries()) {
+      const output = (slots[index] ??= sharedFloats(parameterCount))
+      const computed = yield* replica.exclusive
+        .withPermits(1)(
+          Effect.suspend(() =>
+            current()
+              ? compute.computeNode({
+                  epoch: Math.floor((step - 1) / stepsPerEpoch) + 1,
+                  step: (step - 1) % stepsPerEpoch,
+                  ...node,
+                  output
+                })
+              : Effect.succeed(undefined)
+          )
+        )
+        .pipe(Effect.catchTag("ComputeCancelled", () => Effect.succeed(undefined)))
+      if (computed === undefined || !current()) break
+      if (computed.nonFiniteLane !== undefined) {
+        yield* Effect.ignore(client.ReportNonFinite({ step, lane: computed.nonFiniteLane }))
+        sent = view.nodes.length
+        break
+      }
+      const header: TensorHeader = {
+        kind: tensorKinds.partial,
+        job: replica.jobId,
+        view: view.view,
+        step,
+        lanes: node,
+        segment: { from: 0, to: parameterCount },
+        loss: computed.loss
+      }
+      // A lost session ends this fiber with its scope; until then there is nothing else to do.
+      yield* Effect.ignore(sendTensor(exchanger, session, header, bytesOf(output)))
+      sent++
+    }
+    if (sent === view.nodes.length) done = { view: view.view, step }
+  }
+})
