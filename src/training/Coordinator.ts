@@ -1,4 +1,4 @@
-import { Clock, Effect, Fiber, Schema, Semaphore, type Scope } from "effect"
+import { Clock, Deferred, Effect, Fiber, Schema, Semaphore, type Scope } from "effect"
 import { ComputeThread, type ComputeError } from "../compute/ComputeThread.ts"
 import type { EvaluationResult } from "../compute/Engine.ts"
 import { bytesOf, gradientExchanger, Placement, sendTensor, type PlaceTensor } from "../node/GradientExchanger.ts"
@@ -11,9 +11,9 @@ import * as RpcPeer from "../rpc/RpcPeer.ts"
 import { sessionError } from "../transport/SessionError.ts"
 import { Changed } from "./Changed.ts"
 import { evaluateAll, figuresOf, type EpochFigures } from "./Evaluation.ts"
-import { fingerprintOf, fingerprintSha256 } from "./Fingerprint.ts"
+import { fingerprintOf, fingerprintSha256, type Fingerprint } from "./Fingerprint.ts"
 import type { FinishedEvent, JobEvent } from "./JobEvent.ts"
-import { CoordinatorProtocol, coordinatorService } from "./JobProtocol.ts"
+import { CoordinatorProtocol, coordinatorService, type JobMismatch, type JobOver } from "./JobProtocol.ts"
 import { Membership, type Member } from "./Membership.ts"
 import { assignLanes, firstNonFinite, Round, type ViewMember } from "./Round.ts"
 import { Speed } from "./Speed.ts"
@@ -51,6 +51,15 @@ export interface CoordinateOptions {
   readonly onEvent: (event: JobEvent) => Effect.Effect<void>
 }
 
+/** What workers' calls are answered by, once this coordinator knows its own initial weights. */
+interface Desk {
+  readonly join: (
+    fingerprint: Fingerprint,
+    weights: string
+  ) => Effect.Effect<{ readonly steps: number }, JobMismatch | JobOver>
+  readonly reportNonFinite: (step: number, lane: number) => Effect.Effect<void>
+}
+
 const sharedFloats = (length: number): Float32Array => new Float32Array(new SharedArrayBuffer(length * 4))
 
 /**
@@ -63,6 +72,16 @@ export const coordinate = Effect.fn("Coordinator.run")(function* (
 ): Effect.fn.Return<FinishedEvent, CoordinatorError | ComputeError, PeerNode | Scope.Scope> {
   const { job, onEvent } = options
   const node = yield* PeerNode
+  // Workers may call before this process has computed the initial weights: they wait for the answer, not for the service.
+  const desk = yield* Deferred.make<Desk>()
+  const atDesk = <A, E>(use: (desk: Desk) => Effect.Effect<A, E>) => Effect.flatMap(Deferred.await(desk), use)
+  const handlers = CoordinatorProtocol.toLayer({
+    Describe: () => Effect.succeed({ name: job.name, module: options.module, set: options.set }),
+    Join: request => atDesk(({ join }) => join(request.fingerprint, request.initialWeightsSha256)),
+    ReportNonFinite: ({ step, lane }) => atDesk(({ reportNonFinite }) => reportNonFinite(step, lane))
+  })
+  yield* Effect.provide(node.serve(coordinatorService, CoordinatorProtocol), handlers)
+
   const compute = yield* ComputeThread.make({ jobUrl: options.jobUrl, set: options.set })
   const { parameterCount, stepsPerEpoch } = compute.info
   const initialWeightsSha256 = yield* compute.initialise
@@ -120,11 +139,9 @@ export const coordinate = Effect.fn("Coordinator.run")(function* (
       )
     )
 
-  const handlers = CoordinatorProtocol.toLayer({
-    Describe: () => Effect.succeed({ name: job.name, module: options.module, set: options.set }),
-    Join: request =>
-      Effect.map(members.join(request.fingerprint, request.initialWeightsSha256), () => ({ steps: applied })),
-    ReportNonFinite: ({ step, lane }) =>
+  yield* Deferred.succeed(desk, {
+    join: (theirs, weights) => Effect.map(members.join(theirs, weights), () => ({ steps: applied })),
+    reportNonFinite: (step, lane) =>
       Effect.map(RpcPeer.caller, ({ peer }) => {
         if (step !== expected || !viewMembers.some(({ peerId }) => peerId === peer)) return
         fault = new CoordinatorError({
@@ -135,7 +152,6 @@ export const coordinate = Effect.fn("Coordinator.run")(function* (
         changed.notify()
       })
   })
-  yield* Effect.provide(node.serve(coordinatorService, CoordinatorProtocol), handlers)
 
   const giveUp = (member: Member) => (error: { readonly message: string }) => members.expel(member, error.message)
 

@@ -1,4 +1,4 @@
-import { Deferred, Effect, Exit, Random, Schema, Semaphore, type Scope } from "effect"
+import { Deferred, Effect, Exit, Random, Schedule, Schema, Semaphore, type Scope } from "effect"
 import { maximalSubtrees, type LaneNode } from "../compute/LaneTree.ts"
 import { ComputeThread, type ComputeError } from "../compute/ComputeThread.ts"
 import {
@@ -32,6 +32,8 @@ import type { TrainingJob } from "./TrainingJob.ts"
 
 /** How long a worker tries to reach its coordinator again before it gives up. */
 export const coordinatorPatienceMs = 10 * 60_000
+const describeRetryMs = 250
+const describeRetries = 40
 const firstRedialMs = 250
 const lastRedialMs = 2_000
 /** Reduced gradients that may wait to be applied: a member falls behind by no more than its network lets it. */
@@ -80,11 +82,17 @@ export const work = Effect.fn("Worker.run")(function* <E>(
     error => new WorkerError({ code: passing.has(error.code) ? "UNREACHABLE" : "REFUSED", message: error.message })
   )
   const coordinator = first.peer.peerId
+  // A coordinator that has only just begun to listen may not serve its job yet.
   const description = yield* Effect.scoped(
     Effect.flatMap(node.client(first, coordinatorService, CoordinatorProtocol), client =>
       client.Describe().pipe(RpcPeer.withDeadline())
     )
-  ).pipe(Effect.mapError(error => new WorkerError({ code: "UNREACHABLE", message: error.message })))
+  ).pipe(
+    Effect.retry({ schedule: Schedule.spaced(describeRetryMs), times: describeRetries }),
+    Effect.mapError(
+      error => new WorkerError({ code: "UNREACHABLE", message: `no job is coordinated there: ${error.message}` })
+    )
+  )
   const { job, jobUrl } = yield* options.load(description)
   const compute = yield* ComputeThread.make({ jobUrl, set: description.set })
   const initialWeightsSha256 = yield* compute.initialise

@@ -5,7 +5,15 @@ import { handshakeSecret, openAuth, transcript } from "../../src/protocol/Handsh
 import { nodeCrypto } from "../../src/protocol/HandshakeCrypto.ts"
 import { FrameReader, modes, parseHello, parseAck, type Frame } from "../../src/protocol/HandshakeMessages.ts"
 import { Initiator } from "../../src/protocol/Initiator.ts"
-import { derivePairKeys, extract, sha256, tagEpoch, tagFor, trafficIv, trafficKey } from "../../src/protocol/KeySchedule.ts"
+import {
+  derivePairKeys,
+  extract,
+  sha256,
+  tagEpoch,
+  tagFor,
+  trafficIv,
+  trafficKey
+} from "../../src/protocol/KeySchedule.ts"
 import { RecordOpener, RecordSealer, type Record } from "../../src/protocol/Records.ts"
 import { ReplayCache } from "../../src/protocol/ReplayCache.ts"
 import { Responder } from "../../src/protocol/Responder.ts"
@@ -132,7 +140,9 @@ describe("records", () => {
     expect([toHex(trafficKey(secret)), toHex(trafficIv(secret))]).toEqual([vectors.rec_key_i2r, vectors.rec_iv_i2r])
     const opener = new RecordOpener(secret)
     const opened: Array<Record> = []
-    opener.push(fromHex(vectors.records_i2r.join("")), record => opened.push({ ...record, payload: Uint8Array.from(record.payload) }))
+    opener.push(fromHex(vectors.records_i2r.join("")), record =>
+      opened.push({ ...record, payload: Uint8Array.from(record.payload) })
+    )
     expect(opened.length).toBe(4)
     expect(opener.epoch).toBe(1)
     const sealer = new RecordSealer(secret)

@@ -144,7 +144,7 @@ export const session = (
 /** Carries what each side has to say to the other until both are quiet; how many bytes that were. */
 export const carry = (one: End, other: End, batchBytes = 128 * 1024): number => {
   let carried = 0
-  for (let quiet = 0; quiet < 2; ) {
+  for (let quiet = 0; quiet < 2;) {
     quiet++
     for (const [from, to] of [
       [one, other],

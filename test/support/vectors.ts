@@ -10,7 +10,12 @@ interface VectorFile {
   readonly A: { readonly sig: string; readonly enc: string; readonly doc: string; readonly id: string }
   readonly B: { readonly sig: string; readonly enc: string; readonly doc: string; readonly id: string }
   readonly prk_pair: string
-  readonly pair_keys_A_to_B: { readonly tag: string; readonly mac1: string; readonly retry: string; readonly psk: string }
+  readonly pair_keys_A_to_B: {
+    readonly tag: string
+    readonly mac1: string
+    readonly retry: string
+    readonly psk: string
+  }
   readonly x_seed_I: string
   readonly m1: string
   readonly m2: string
@@ -32,9 +37,12 @@ interface VectorFile {
 }
 
 /** Known answers of the protocol; the RSA keys in it are test keys. */
-export const vectors: VectorFile = JSON.parse(readFileSync(new URL("../fixtures/vectors.json", import.meta.url), "utf8"))
+export const vectors: VectorFile = JSON.parse(
+  readFileSync(new URL("../fixtures/vectors.json", import.meta.url), "utf8")
+)
 
-const identity = (keys: VectorFile["A"]): LocalIdentity => identityOf(createPrivateKey(keys.sig), createPrivateKey(keys.enc))
+const identity = (keys: VectorFile["A"]): LocalIdentity =>
+  identityOf(createPrivateKey(keys.sig), createPrivateKey(keys.enc))
 
 export const alice = identity(vectors.A)
 export const bob = identity(vectors.B)
@@ -46,4 +54,7 @@ export const x25519FromSeed = (seed: Uint8Array): KeyShare =>
   x25519Share(createPrivateKey({ key: Buffer.from(x25519Pkcs8 + toHex(seed), "hex"), format: "der", type: "pkcs8" }))
 
 /** A crypto that answers from a script: what was random when the vectors were made. */
-export const scripted = (real: HandshakeCrypto, script: Partial<HandshakeCrypto>): HandshakeCrypto => ({ ...real, ...script })
+export const scripted = (real: HandshakeCrypto, script: Partial<HandshakeCrypto>): HandshakeCrypto => ({
+  ...real,
+  ...script
+})
