@@ -16,6 +16,7 @@ import type { FinishedEvent, JobEvent } from "./JobEvent.ts"
 import { CoordinatorProtocol, coordinatorService, type JobMismatch, type JobOver } from "./JobProtocol.ts"
 import { Membership, type Member } from "./Membership.ts"
 import { assignLanes, firstNonFinite, Round, type ViewMember } from "./Round.ts"
+import { sharedFloats } from "./Replica.ts"
 import { Speed } from "./Speed.ts"
 import type { TrainingJob } from "./TrainingJob.ts"
 
@@ -59,8 +60,6 @@ interface Desk {
   ) => Effect.Effect<{ readonly steps: number }, JobMismatch | JobOver>
   readonly reportNonFinite: (step: number, lane: number) => Effect.Effect<void>
 }
-
-const sharedFloats = (length: number): Float32Array => new Float32Array(new SharedArrayBuffer(length * 4))
 
 /**
  * Coordinates a job until its last step: lets workers in, gives them lanes, sums what they send along the lane tree, sends back the mean

@@ -1,23 +1,14 @@
-import { Deferred, Effect, Exit, Random, Schedule, Schema, Semaphore, type Scope } from "effect"
-import { maximalSubtrees, type LaneNode } from "../compute/LaneTree.ts"
+import { Deferred, Effect, Exit, Random, Schedule, Schema, type Scope } from "effect"
+import { maximalSubtrees } from "../compute/LaneTree.ts"
 import { ComputeThread, type ComputeError } from "../compute/ComputeThread.ts"
-import {
-  bytesOf,
-  gradientExchanger,
-  Placement,
-  sendTensor,
-  type ExchangerRpcs,
-  type PlaceTensor
-} from "../node/GradientExchanger.ts"
+import { bytesOf, gradientExchanger, sendTensor, type ExchangerRpcs } from "../node/GradientExchanger.ts"
 import { PeerNode } from "../node/PeerNode.ts"
 import { jobIdBytes, tensorKinds, type TensorHeader } from "../node/TensorHeader.ts"
 import type { ActorRef } from "../actor/ActorRef.ts"
 import { fromHex } from "../protocol/Bytes.ts"
-import { ProtocolError } from "../protocol/ProtocolError.ts"
 import * as RpcPeer from "../rpc/RpcPeer.ts"
 import type { Session } from "../transport/Session.ts"
 import type { SessionError } from "../transport/SessionError.ts"
-import { Changed } from "./Changed.ts"
 import { evaluateAll } from "./Evaluation.ts"
 import { fingerprintOf, fingerprintSha256, type Fingerprint } from "./Fingerprint.ts"
 import {
@@ -28,6 +19,7 @@ import {
   type CoordinatorRpcs,
   type WorkerRpcs
 } from "./JobProtocol.ts"
+import { Replica, sharedFloats } from "./Replica.ts"
 import type { TrainingJob } from "./TrainingJob.ts"
 
 /** How long a worker tries to reach its coordinator again before it gives up. */
@@ -36,9 +28,6 @@ const describeRetryMs = 250
 const describeRetries = 40
 const firstRedialMs = 250
 const lastRedialMs = 2_000
-/** Reduced gradients that may wait to be applied: a member falls behind by no more than its network lets it. */
-const maxWaitingGradients = 8
-const maxEvaluations = 4
 const tensorDeadlineMs = 120_000
 
 /**
@@ -131,146 +120,6 @@ const redial = (node: PeerNode["Service"], coordinator: Session["peer"]["peerId"
         )
     })
   )
-
-interface View {
-  readonly view: number
-  readonly base: number
-  readonly nodes: ReadonlyArray<LaneNode>
-}
-
-interface Evaluation {
-  readonly parameters: Float32Array
-  arrived: boolean
-}
-
-const sharedFloats = (length: number): Float32Array => new Float32Array(new SharedArrayBuffer(length * 4))
-
-/** This member's copy of the job's state, and the tensors that change it. One at a time computes on it or changes it. */
-class Replica {
-  readonly compute: ComputeThread
-  readonly job: TrainingJob
-  readonly jobId: Uint8Array
-  readonly steps: number
-  readonly changed = new Changed()
-  readonly exclusive = Semaphore.makeUnsafe(1)
-  /** The session that counts: tensors of any other are late. */
-  session: Session | undefined
-  view: View | undefined
-  /** Steps applied to the parameters. */
-  applied = 0
-  finished = false
-  readonly evaluations = new Map<number, Evaluation>()
-  readonly #free: Array<Float32Array> = []
-  readonly #arrived: Array<
-    { readonly step: number; readonly gradient: Float32Array } | { readonly step: number; readonly state: Uint8Array }
-  > = []
-  #gradients = 0
-
-  constructor(job: TrainingJob, compute: ComputeThread, jobId: Uint8Array) {
-    this.job = job
-    this.compute = compute
-    this.jobId = jobId
-    this.steps = compute.info.stepsPerEpoch * job.epochs
-  }
-
-  readonly place: PlaceTensor = (header, _from, session) => {
-    if (session !== this.session) return undefined
-    const { compute } = this
-    const isState = header.kind === tensorKinds.state
-    const length = isState ? compute.stateByteLength : compute.info.parameterCount
-    if (header.segment.from !== 0 || header.segment.to !== length)
-      throw new ProtocolError("MALFORMED", "a part of a tensor")
-    switch (header.kind) {
-      case tensorKinds.reduced:
-        return this.#placeGradient(header.step)
-      case tensorKinds.state: {
-        const state = new Uint8Array(length)
-        return new Placement(state, () => this.#arrive({ step: header.step, state }))
-      }
-      case tensorKinds.evaluation: {
-        if (this.evaluations.size >= maxEvaluations)
-          throw new ProtocolError("LIMIT", `${maxEvaluations} evaluations are waiting`)
-        const evaluation = { parameters: sharedFloats(length), arrived: false }
-        this.evaluations.set(header.step, evaluation)
-        return new Placement(bytesOf(evaluation.parameters), () => {
-          evaluation.arrived = true
-          this.changed.notify()
-        })
-      }
-      default:
-        throw new ProtocolError("UNEXPECTED", `a worker takes no tensor of kind ${header.kind}`)
-    }
-  }
-
-  #placeGradient(step: number): Placement {
-    if (this.#gradients >= maxWaitingGradients)
-      throw new ProtocolError("LIMIT", `${maxWaitingGradients} gradients are waiting`)
-    this.#gradients++
-    const gradient = this.#free.pop() ?? sharedFloats(this.compute.info.parameterCount)
-    return new Placement(bytesOf(gradient), () => this.#arrive({ step, gradient }))
-  }
-
-  #arrive(
-    tensor:
-      { readonly step: number; readonly gradient: Float32Array } | { readonly step: number; readonly state: Uint8Array }
-  ): void {
-    this.#arrived.push(tensor)
-    this.changed.notify()
-  }
-
-  /** Begins anew with another session: what the old one had on its way never arrives. */
-  attach(session: Session): void {
-    this.session = session
-    this.view = undefined
-    this.#arrived.length = 0
-    this.#gradients = 0
-    this.evaluations.clear()
-  }
-
-  /** Applies what has arrived, in order, for ever. A gradient out of order ends the session: this replica would no longer be one. */
-  applyArrivals(session: Session): Effect.Effect<never, ComputeError> {
-    return Effect.forever(
-      Effect.flatMap(
-        this.changed.until(() => this.#arrived.shift()),
-        tensor => {
-          if ("state" in tensor) return this.#takeState(tensor.step, tensor.state)
-          if (tensor.step !== this.applied + 1) {
-            session.fail("UNEXPECTED", `the gradient of step ${tensor.step} after step ${this.applied}`)
-            return Effect.void
-          }
-          return this.#apply(tensor.step, tensor.gradient)
-        }
-      )
-    )
-  }
-
-  #apply(step: number, gradient: Float32Array): Effect.Effect<void, ComputeError> {
-    return this.exclusive.withPermits(1)(
-      Effect.andThen(
-        this.compute.applyStep(gradient),
-        Effect.sync(() => {
-          this.#free.push(gradient)
-          this.#gradients--
-          this.applied = step
-          this.changed.notify()
-        })
-      )
-    )
-  }
-
-  #takeState(step: number, state: Uint8Array): Effect.Effect<void> {
-    return Effect.andThen(
-      this.compute.cancel,
-      this.exclusive.withPermits(1)(
-        Effect.sync(() => {
-          this.compute.writeState(state)
-          this.applied = step
-          this.changed.notify()
-        })
-      )
-    )
-  }
-}
 
 /** Takes part in the job over one session, until the job is done or the session is lost. */
 const serveSession = Effect.fnUntraced(function* (
