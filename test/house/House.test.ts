@@ -103,7 +103,7 @@ describe("the checker", () => {
       files: {
         "src/rpc/A.ts": 'import "./B.ts"\n',
         "src/rpc/B.ts": 'export { c } from "./C.ts"\n',
-        "src/rpc/C.ts": 'import type { A } from "./A.ts"\n'
+        "src/rpc/C.ts": 'import { A } from "./A.ts"\n'
       },
       says: "src/rpc/A.ts → src/rpc/B.ts → src/rpc/C.ts → src/rpc/A.ts"
     },

@@ -1,0 +1,115 @@
+import { assert, describe, it } from "@effect/vitest"
+import { clouds, inWorld, unhurried, type World } from "../support/system.ts"
+import { trainedAlone } from "../support/systemReference.ts"
+
+const alone = trainedAlone(clouds)
+
+/** A cluster on this machine that has trained for some steps; `workers` are those of its children. */
+const underWay = async (world: World, workers: number) => {
+  const run = world.run(["--workers", String(workers)], unhurried)
+  await run.event("step", ({ step }) => step >= 8)
+  return { run, workers: run.all("process").filter(({ role }) => role === "worker") }
+}
+
+const maxNoticeMs = 2_000
+
+describe("A cluster whose workers die", () => {
+  it(
+    "finishes with the same weights when one of three is killed in the middle",
+    inWorld(async world => {
+      const { run, workers } = await underWay(world, 3)
+      const victim = workers[1]
+      if (victim === undefined) return assert.fail("no worker")
+      const killedAt = performance.now()
+      process.kill(victim.pid, "SIGKILL")
+      const lost = await run.event("member-lost")
+      assert.isBelow(performance.now() - killedAt, maxNoticeMs)
+      assert.strictEqual(lost.peer, victim.peer)
+      assert.strictEqual(lost.members, 2)
+      const view = await run.event("view", ({ members }) => members.length === 2)
+      assert.lengthOf(view.members.flatMap(({ lanes }) => lanes), 8)
+      const finished = await run.finished()
+      assert.strictEqual(finished.weightsSha256, (await alone).weightsSha256)
+      assert.strictEqual(finished.members, 2)
+      assert.lengthOf(run.all("member-lost"), 1)
+    })
+  )
+
+  it(
+    "finishes with the same weights when two of three are killed at once",
+    inWorld(async world => {
+      const { run, workers } = await underWay(world, 3)
+      for (const { pid } of workers.slice(1)) process.kill(pid, "SIGKILL")
+      await run.event("member-lost", ({ members }) => members === 1)
+      const finished = await run.finished()
+      assert.strictEqual(finished.weightsSha256, (await alone).weightsSha256)
+      assert.strictEqual(finished.members, 1)
+    })
+  )
+
+  it(
+    "finishes though a worker that stands still is killed later than the others notice",
+    inWorld(async world => {
+      const { run, workers } = await underWay(world, 2)
+      const victim = workers[0]
+      if (victim === undefined) return assert.fail("no worker")
+      process.kill(victim.pid, "SIGSTOP")
+      process.kill(victim.pid, "SIGKILL")
+      const finished = await run.finished()
+      assert.strictEqual(finished.weightsSha256, (await alone).weightsSha256)
+    })
+  )
+
+  it(
+    "fails with WORKERS_ENDED, and does not wait, when all are killed",
+    inWorld(async world => {
+      const { run, workers } = await underWay(world, 2)
+      const killedAt = performance.now()
+      for (const { pid } of workers) process.kill(pid, "SIGKILL")
+      const { message } = await run.failure(1, "WORKERS_ENDED")
+      assert.isBelow(performance.now() - killedAt, 5_000)
+      assert.include(message, "0 of 2 workers are left")
+      assert.include(message, "SIGKILL")
+    })
+  )
+})
+
+describe("A command that is interrupted", () => {
+  it(
+    "`run` ends its workers, leaves no file and exits with 130 after SIGINT",
+    inWorld(async world => {
+      const { run, workers } = await underWay(world, 2)
+      run.kill("SIGINT")
+      const { code, stderr } = await run.ended
+      assert.strictEqual(code, 130)
+      assert.deepStrictEqual(stderr, [])
+      for (const { pid } of workers) assert.throws(() => process.kill(pid, 0), /ESRCH/)
+    })
+  )
+
+  it(
+    "`run` ends its workers and leaves no file when it is interrupted while they start",
+    inWorld(async world => {
+      const run = world.run(["--workers", "2"], unhurried)
+      await run.event("process", ({ role }) => role === "worker")
+      run.kill("SIGTERM")
+      assert.strictEqual((await run.ended).code, 130)
+    })
+  )
+
+  it(
+    "`worker` says goodbye after SIGTERM: the coordinator knows at once and the job goes on",
+    inWorld(async world => {
+      const { run, workers } = await underWay(world, 2)
+      const leaver = workers[0]
+      if (leaver === undefined) return assert.fail("no worker")
+      const signalledAt = performance.now()
+      process.kill(leaver.pid, "SIGTERM")
+      const lost = await run.event("member-lost")
+      assert.isBelow(performance.now() - signalledAt, maxNoticeMs)
+      assert.strictEqual(lost.peer, leaver.peer)
+      assert.include(lost.reason, "NORMAL")
+      assert.strictEqual((await run.finished()).weightsSha256, (await alone).weightsSha256)
+    })
+  )
+})
