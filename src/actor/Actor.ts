@@ -27,15 +27,12 @@ export const defaultMailboxCapacity = 1024
 /**
  * One handler per rpc of the protocol. Handlers of one actor run one at a time, in the order of the mailbox, so state in the
  * closure of the behaviour needs no lock. A typed failure goes to the asker; anything else (a defect, an interruption from
- * inside) is a crash. Streaming rpcs have no handler here: an actor answers once.
+ * inside) is a crash. A streaming rpc is handled when its stream has been made; the stream itself is run by who reads it, beside
+ * later messages, and fails when the incarnation that made it ends.
  */
 export type Handlers<Rpcs extends Rpc.Any> = {
-  readonly [Current in Rpcs as Current["_tag"]]: Rpc.Success<Current> extends Stream.Stream<
-    infer _A,
-    infer _E,
-    infer _R
-  >
-    ? never
+  readonly [Current in Rpcs as Current["_tag"]]: Rpc.Success<Current> extends Stream.Stream<infer A, infer E, infer _R>
+    ? (payload: Rpc.Payload<Current>) => Stream.Stream<A, E>
     : (payload: Rpc.Payload<Current>) => Effect.Effect<Rpc.Success<Current>, Rpc.Error<Current>>
 }
 

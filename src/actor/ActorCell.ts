@@ -1,5 +1,5 @@
 /** The part of an actor that outlives its restarts: path, mailbox, and what is owed to senders and watchers. */
-import { Cause, Deferred, Effect, Exit } from "effect"
+import { Cause, Deferred, Effect, Exit, Stream } from "effect"
 import { ActorCrashed, ActorStopped, MailboxFull } from "./ActorError.ts"
 import { Mailbox, type Overflow } from "./Mailbox.ts"
 
@@ -13,7 +13,9 @@ export interface Envelope {
   cancelled: boolean
 }
 
-export type AnyHandlers = { readonly [tag: string]: (payload: unknown) => Effect.Effect<unknown, unknown> }
+export type AnyHandlers = {
+  readonly [tag: string]: (payload: unknown) => Effect.Effect<unknown, unknown> | Stream.Stream<unknown, unknown>
+}
 
 export type ActorState = "starting" | "running" | "restarting" | "draining" | "stopped"
 
@@ -32,6 +34,8 @@ export class ActorCell {
   private phase: "starting" | "running" | "restarting" = "starting"
   private draining = false
   private current: Envelope | undefined
+  /** Fails when the running incarnation ends: what it has handed out and is still read fails with it. */
+  private incarnation = Deferred.makeUnsafe<never, ActorStopped | ActorCrashed>()
 
   constructor(path: string, capacity: number, overflow: Overflow) {
     this.path = path
@@ -72,11 +76,13 @@ export class ActorCell {
     })
   }
 
-  /** Fails the message under work: its handler was cut off by a stop or by a restart of the whole group. */
-  failCurrent(error: ActorStopped | ActorCrashed): void {
-    const { current } = this
+  /** The incarnation is over: fails the message under work and the streams that are still read. */
+  endIncarnation(error: ActorStopped | ActorCrashed): void {
+    const { current, incarnation } = this
     this.current = undefined
+    this.incarnation = Deferred.makeUnsafe()
     current?.settle?.(Exit.fail(error))
+    Deferred.doneUnsafe(incarnation, Effect.fail(error))
   }
 
   /** Takes no more messages; those that wait are still handled. */
@@ -92,7 +98,7 @@ export class ActorCell {
     if (this.isTerminated) return
     this.drain()
     const error = new ActorStopped({ actor: this.path })
-    this.failCurrent(error)
+    this.endIncarnation(error)
     for (let left = this.mailbox.take(); left !== undefined; left = this.mailbox.take()) left.settle?.(Exit.fail(error))
     const termination = { actor: this.path, reason, ...(cause === undefined ? {} : { cause }) }
     Deferred.doneUnsafe(this.terminated, Effect.succeed(termination))
@@ -101,9 +107,11 @@ export class ActorCell {
   private handle(handlers: AnyHandlers, envelope: Envelope): Effect.Effect<unknown, unknown> {
     return Effect.suspend(() => {
       const handler = handlers[envelope.tag]
-      return handler === undefined
-        ? Effect.die(new Error(`the behaviour of ${this.path} has no handler for ${envelope.tag}`))
-        : handler(envelope.payload)
+      if (handler === undefined)
+        return Effect.die(new Error(`the behaviour of ${this.path} has no handler for ${envelope.tag}`))
+      const reply = handler(envelope.payload)
+      if (!Stream.isStream(reply)) return reply
+      return Effect.succeed(Stream.interruptWhen(reply, Deferred.await(this.incarnation)))
     })
   }
 
@@ -119,7 +127,7 @@ export class ActorCell {
   private failed(cause: Cause.Cause<unknown>): Effect.Effect<void, unknown> {
     const isTyped = cause.reasons.length > 0 && cause.reasons.every(Cause.isFailReason)
     if (isTyped) return this.settled(Exit.failCause(cause))
-    this.failCurrent(new ActorCrashed({ actor: this.path, cause: Cause.squash(cause) }))
+    this.endIncarnation(new ActorCrashed({ actor: this.path, cause: Cause.squash(cause) }))
     return Effect.failCause(cause)
   }
 

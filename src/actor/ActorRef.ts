@@ -1,7 +1,7 @@
 /** How others see an actor. A ref stays good across restarts; it costs nothing to keep and to hand on. */
-import { Deferred, Effect, type Exit } from "effect"
-import * as Rpc from "effect/rpc/Rpc"
-import type { RpcClient, RpcGroup } from "effect/rpc"
+import { Deferred, Effect, type Exit, type Stream } from "effect"
+import type { Rpc, RpcClient, RpcGroup } from "effect/rpc"
+import { clientOf, type CallOptions } from "./ActorClient.ts"
 import type { ActorCell, Envelope, Termination } from "./ActorCell.ts"
 import { ActorStopped, AskTimeout, MailboxFull, type ActorError, type TellError } from "./ActorError.ts"
 import type { Offered } from "./Mailbox.ts"
@@ -27,12 +27,18 @@ export interface ActorRef<Rpcs extends Rpc.Any> {
     tag: Tag,
     payload: PayloadOf<Rpcs, Tag>,
     options?: { readonly deadlineMs?: number }
-  ) => Effect.Effect<Rpc.Success<Rpc.ExtractTag<Rpcs, Tag>>, Rpc.Error<Rpc.ExtractTag<Rpcs, Tag>> | ActorError>
+  ) => Effect.Effect<ReplyOf<Rpcs, Tag, ActorError>, Rpc.Error<Rpc.ExtractTag<Rpcs, Tag>> | ActorError>
   /** Waits until the actor is gone for good, and tells why. At once if it already is. */
   readonly watch: Effect.Effect<Termination>
 }
 
-type PayloadOf<Rpcs extends Rpc.Any, Tag extends string> = Rpc.Payload<Rpc.ExtractTag<Rpcs, Tag>>
+/** What an ask succeeds with; a stream in it can also fail as its actor can. */
+export type ReplyOf<Rpcs extends Rpc.Any, Tag extends string, E> =
+  Rpc.Success<Rpc.ExtractTag<Rpcs, Tag>> extends Stream.Stream<infer A, infer Failure, infer R>
+    ? Stream.Stream<A, Failure | E, R>
+    : Rpc.Success<Rpc.ExtractTag<Rpcs, Tag>>
+
+export type PayloadOf<Rpcs extends Rpc.Any, Tag extends string> = Rpc.Payload<Rpc.ExtractTag<Rpcs, Tag>>
 
 export const makeRef = <Rpcs extends Rpc.Any>(cell: ActorCell, protocol: RpcGroup.RpcGroup<Rpcs>): ActorRef<Rpcs> => {
   const { path, mailbox } = cell
@@ -93,18 +99,13 @@ export const makeRef = <Rpcs extends Rpc.Any>(cell: ActorCell, protocol: RpcGrou
       })
     )
 
-  const client: Record<
-    string,
-    (input: unknown, options?: { readonly discard?: unknown }) => Effect.Effect<unknown, unknown>
-  > = {}
-  for (const [tag, rpc] of protocol.requests) {
-    if (!Rpc.isRpc(rpc)) continue
-    client[tag] = (input, options) =>
-      Effect.suspend(() => {
-        const payload: unknown = rpc.payloadSchema.make(input)
-        return options?.discard === true ? tell(tag, payload) : ask(tag, payload, defaultAskDeadlineMs)
-      })
-  }
+  const call = (rpc: Rpc.AnyWithProps, input: unknown, options: CallOptions | undefined) =>
+    Effect.suspend(() => {
+      const payload: unknown = rpc.payloadSchema.make(input)
+      return options?.discard === true ? tell(rpc._tag, payload) : ask(rpc._tag, payload, defaultAskDeadlineMs)
+    })
+
+  const client = clientOf(protocol, call)
 
   // The checked core: a mailbox carries messages of every protocol, so the types of a reply are those of the handler that
   // `Handlers<Rpcs>` proved for this tag, and TypeScript cannot follow them through the queue.

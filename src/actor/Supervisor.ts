@@ -138,13 +138,13 @@ const build = Effect.fnUntraced(function* (
     if (finalized._tag === "None")
       yield* Effect.logError(`${child.cell.path}: finalizers hang for ${maxFinalizeMs} ms; left behind`)
     child.halting = false
-    child.cell.failCurrent(error)
+    child.cell.endIncarnation(error)
   })
 
   const crashed = Effect.fnUntraced(function* (child: Child, fiber: Child["fiber"], cause: Cause.Cause<unknown>) {
     const { cell } = child
     const error = Cause.squash(cause)
-    cell.failCurrent(new ActorCrashed({ actor: cell.path, cause: error }))
+    cell.endIncarnation(new ActorCrashed({ actor: cell.path, cause: error }))
     const now = yield* Clock.currentTimeMillis
     child.crashTimes = child.crashTimes.filter(time => time > now - windowMs)
     child.crashTimes.push(now)

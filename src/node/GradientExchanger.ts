@@ -7,7 +7,7 @@ import type { PeerId } from "../protocol/Identity.ts"
 import type { MessageChunk, MuxStream } from "../protocol/MuxStream.ts"
 import { streamClasses } from "../protocol/Packets.ts"
 import { ProtocolError } from "../protocol/ProtocolError.ts"
-import { recordTypes } from "../protocol/Records.ts"
+import { recordTypes, release } from "../protocol/Records.ts"
 import type { Session } from "../transport/Session.ts"
 import { failure, sessionError, type SessionError } from "../transport/SessionError.ts"
 import type { PeerNode } from "./PeerNode.ts"
@@ -176,6 +176,7 @@ const receiveTensors = (stream: MuxStream, session: Session, job: Uint8Array, pl
     onChunk: chunk => {
       take(chunk)
       stream.consumed(chunk)
+      release(chunk.bytes)
     },
     onClose: () => placement?.revoke()
   })

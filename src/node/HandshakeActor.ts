@@ -4,7 +4,7 @@ import * as Actor from "../actor/Actor.ts"
 import type { ActorRef } from "../actor/ActorRef.ts"
 import { utf8 } from "../protocol/Bytes.ts"
 import { CookieJar } from "../protocol/CookieJar.ts"
-import { verifyDeadlineMs } from "../protocol/constants.ts"
+import { protocolVersion, verifyDeadlineMs } from "../protocol/constants.ts"
 import { modes } from "../protocol/HandshakeMessages.ts"
 import type { LocalIdentity, PeerId } from "../protocol/Identity.ts"
 import type { DialTarget } from "../protocol/Initiator.ts"
@@ -41,6 +41,8 @@ export type HandshakeRpcs = RpcGroup.Rpcs<typeof HandshakeProtocol>
 export interface HandshakeActorOptions {
   readonly identity: LocalIdentity
   readonly parameters: SessionParameters
+  /** Handshake suites in order of preference. */
+  readonly suites: ReadonlyArray<number>
   readonly registry: ActorRef<RegistryRpcs>
   readonly view: RegistryView
   readonly services: StreamServices
@@ -54,6 +56,9 @@ export interface HandshakeActorOptions {
 
 /** How long one address may take to accept a connection. */
 const connectTimeoutMs = 5_000
+/** Tags of the coming hour computed per turn of the event loop, and how often it is looked whether there are more. */
+const tagsPerTurn = 500
+const tagPreparationMs = 60_000
 /** Handshakes as the dialling side at once. */
 const maxDials = 256
 
@@ -64,7 +69,7 @@ const maxDials = 256
 export const handshakeActor = (options: HandshakeActorOptions) =>
   Actor.make(HandshakeProtocol, () =>
     Effect.gen(function* () {
-      const { identity, parameters, registry, view, services, adopt } = options
+      const { identity, parameters, suites, registry, view, services, adopt } = options
       const network = yield* Network
       const crypto = yield* Cryptography
       const pools = new HandshakePools()
@@ -74,7 +79,7 @@ export const handshakeActor = (options: HandshakeActorOptions) =>
       const run = yield* FiberSet.runtime(fibers)()
       const clock = yield* Clock.Clock
       const unixSeconds = () => Math.floor(clock.currentTimeMillisUnsafe() / 1000)
-      const config = { identity, parameters, crypto }
+      const config = { identity, parameters, suites, crypto }
 
       const known: PeerList = { has: peerId => Effect.sync(() => view.table.peer(peerId) !== undefined) }
 
@@ -133,6 +138,13 @@ export const handshakeActor = (options: HandshakeActorOptions) =>
         )
       }
 
+      // The next hour's tags are computed ahead of time, a few per turn, so that no hour begins with a pause.
+      const prepareTags = Effect.gen(function* () {
+        while (!view.table.prepareTags(unixSeconds(), tagsPerTurn)) yield* Effect.sleep(1)
+        yield* Effect.sleep(tagPreparationMs)
+      })
+      yield* Effect.forkScoped(Effect.forever(prepareTags))
+
       const accept = (connection: Connection): void => {
         pools.addSocket(connection)
         run(answer(connection))
@@ -140,11 +152,20 @@ export const handshakeActor = (options: HandshakeActorOptions) =>
 
       if (options.listen !== undefined) options.onListening(yield* network.listen(options.listen, accept))
 
+      const minimumVersion = (target: DialTarget): number =>
+        (target.mode === modes.invite ? undefined : view.table.peer(target.peer.peerId)?.minimumVersion) ??
+        protocolVersion
+
       const dialOne = (request: DialRequest, address: Address): Effect.Effect<Session, SessionError> =>
         network.dial(address, connectTimeoutMs).pipe(
           Effect.mapError(error => new SessionError({ code: "UNREACHABLE", detail: error.message })),
           Effect.flatMap(connection =>
-            initiate(connection, { ...config, target: request.target, unixSeconds: unixSeconds() })
+            initiate(connection, {
+              ...config,
+              target: request.target,
+              unixSeconds: unixSeconds(),
+              minimumVersion: minimumVersion(request.target)
+            })
           )
         )
 

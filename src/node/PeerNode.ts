@@ -4,13 +4,14 @@ import * as Supervisor from "../actor/Supervisor.ts"
 import type { SupervisorFailed } from "../actor/ActorError.ts"
 import type { ActorRef } from "../actor/ActorRef.ts"
 import { compare, toHex } from "../protocol/Bytes.ts"
-import { simultaneousOpenMs } from "../protocol/constants.ts"
+import { simultaneousOpenMs, suiteX25519 } from "../protocol/constants.ts"
 import { modes } from "../protocol/HandshakeMessages.ts"
-import type { LocalIdentity, PeerId } from "../protocol/Identity.ts"
+import { isPeerId, type LocalIdentity, type PeerId } from "../protocol/Identity.ts"
 import { decodeInvite, encodeInvite, inviteKeys, makeInvite } from "../protocol/Invite.ts"
 import type { MuxStream } from "../protocol/MuxStream.ts"
 import { streamClasses } from "../protocol/Packets.ts"
 import { defaultParameters, type SessionParameters } from "../protocol/SessionParameters.ts"
+import type { RpcChannel } from "../rpc/RpcChannel.ts"
 import * as RpcPeer from "../rpc/RpcPeer.ts"
 import { sessionChannel } from "../rpc/SessionChannel.ts"
 import { noPeers, PeerStore } from "../store/PeerStore.ts"
@@ -18,11 +19,14 @@ import { Cryptography } from "../transport/Cryptography.ts"
 import { formatAddress, Network, type Address } from "../transport/Network.ts"
 import type { Session } from "../transport/Session.ts"
 import { failure, SessionError, sessionError } from "../transport/SessionError.ts"
+import { makeDialer } from "./Dialer.ts"
 import { DialRequest, handshakeActor } from "./HandshakeActor.ts"
 import { peerRegistry, type RegistryRpcs } from "./PeerRegistry.ts"
 import { PeerTable } from "./PeerTable.ts"
+import { handlersOf, makeRefs, type RemoteRef } from "./RemoteActor.ts"
 import { sessionActor } from "./SessionActor.ts"
 import type { SessionRouter, StreamServices } from "./SessionRouter.ts"
+import { defaultTensorLimits, makeTensors, type TensorLimits, type Tensors } from "./TensorExchange.ts"
 
 export interface PeerNodeOptions {
   readonly identity: LocalIdentity
@@ -30,6 +34,13 @@ export interface PeerNodeOptions {
   readonly listen?: Address
   /** What this peer is ready to receive in each session. */
   readonly parameters?: Partial<SessionParameters>
+  /**
+   * Handshake suites in order of preference: `suiteX25519` (the default, alone) and `suiteX25519MlKem768`, which adds ML-KEM-768 against an
+   * attacker who records today and owns a quantum computer later. A suite that the other side does not have is not used.
+   */
+  readonly suites?: ReadonlyArray<number>
+  /** What each peer may make this one hold of tensors by reference. */
+  readonly tensors?: Partial<TensorLimits>
 }
 
 /** How long a dial with all its addresses may take. */
@@ -66,21 +77,46 @@ export class PeerNode extends Context.Service<
     }) => Effect.Effect<{ readonly token: string; readonly expiresAt: number }, SessionError>
     /** Pairs with the host that made the token and gives the session. */
     readonly join: (token: string) => Effect.Effect<Session, SessionError>
-    /** The session with a paired peer: the live one, or a new one to the given or remembered addresses. */
+    /** The session with a paired peer: the live one, or a new one to the given or remembered addresses. One dial at a time per peer. */
     readonly connect: (peerId: PeerId, addresses?: ReadonlyArray<string>) => Effect.Effect<Session, SessionError>
+    /** Like `connect`, for callers that come again by themselves: after a failed dial it fails at once for a growing while. */
+    readonly reach: (peerId: PeerId) => Effect.Effect<Session, SessionError>
     /** The live session with a peer. */
     readonly session: (peerId: PeerId) => Session | undefined
-    /** Serves an RPC group to all paired peers under a name, until the scope ends. */
+    /** Serves an RPC group under a name until the scope ends, to all paired peers or to those that `authorize` lets call. */
     readonly serve: <Rpcs extends Rpc.Any>(
       name: string,
-      group: RpcGroup.RpcGroup<Rpcs>
+      group: RpcGroup.RpcGroup<Rpcs>,
+      options?: RpcPeer.ServeOptions
     ) => Effect.Effect<void, never, Scope.Scope | Rpc.ToHandler<Rpcs> | Rpc.Middleware<Rpcs> | Rpc.ServicesServer<Rpcs>>
+    /** Takes the channels that peers open under a name, until the scope ends: what `serve` is made of. */
+    readonly onChannel: (
+      name: string,
+      attach: (channel: RpcChannel, caller: { readonly peer: PeerId }) => void
+    ) => Effect.Effect<void, never, Scope.Scope>
     /** A typed client of the group that the other side of a session serves under a name. */
     readonly client: <Rpcs extends Rpc.Any>(
       session: Session,
       name: string,
       group: RpcGroup.RpcGroup<Rpcs>
     ) => Effect.Effect<RpcPeer.Client<Rpcs>, SessionError, Scope.Scope | Rpc.MiddlewareClient<Rpcs>>
+    /** Lets peers call a local actor under a name, until the scope ends, as `serve` does for handlers. */
+    readonly expose: <Rpcs extends Rpc.Any>(
+      name: string,
+      ref: ActorRef<Rpcs>,
+      options?: RpcPeer.ServeOptions
+    ) => Effect.Effect<void, never, Scope.Scope | Rpc.Middleware<Rpcs> | Rpc.ServicesServer<Rpcs>>
+    /**
+     * A ref to what a peer exposes or serves under a name; it neither dials nor fails. A call takes the live session with the peer or makes
+     * one: one dial at a time per peer, with backoff after a failed one. A lost session fails the calls in flight at once.
+     */
+    readonly actor: <Rpcs extends Rpc.Any>(
+      peerId: PeerId,
+      name: string,
+      protocol: RpcGroup.RpcGroup<Rpcs>
+    ) => RemoteRef<Rpcs>
+    /** Tensors by reference: an RPC names them, their bytes travel beside it. */
+    readonly tensors: Tensors
     /** Takes the bulk streams whose name begins with `name`, until the scope ends. */
     readonly onBulk: (
       name: string,
@@ -101,6 +137,12 @@ const make = Effect.fn("PeerNode.make")(function* (options: PeerNodeOptions) {
   const { identity } = options
   const crypto = yield* Cryptography
   const clock = yield* Clock.Clock
+  // Before the tree, so that the sessions end first when this node ends, and calls in flight fail with that reason.
+  const dialer = yield* makeDialer(
+    peerId => live.get(peerId)?.router.session,
+    (peerId, addresses) => dialPeer(peerId, addresses)
+  )
+  const actor = yield* makeRefs(dialer.reach)
   const root = yield* Supervisor.make(`peer-${identity.peerId.slice(0, 8)}`)
   const view = { table: new PeerTable(identity, noPeers) }
   const services: StreamServices = { rpc: new Map(), bulk: new Map() }
@@ -108,6 +150,11 @@ const make = Effect.fn("PeerNode.make")(function* (options: PeerNodeOptions) {
   let sessions = 0
   let address: Address | undefined
 
+  // A store that cannot be read is an error at once, with its path: the registry would only crash until its supervisor gives up.
+  yield* Effect.mapError(
+    (yield* PeerStore).load,
+    error => new SessionError({ code: "REGISTRY", detail: error.message })
+  )
   const spawnFailure = (error: unknown) => sessionError(error)
   const registry = yield* Effect.mapError(root.spawn("registry", peerRegistry(identity, view)), spawnFailure)
   // The first answer shows that the stored peers are loaded: a damaged store is an error here, not a silent empty list.
@@ -150,6 +197,7 @@ const make = Effect.fn("PeerNode.make")(function* (options: PeerNodeOptions) {
       handshakeActor({
         identity,
         parameters: { ...defaultParameters, ...options.parameters },
+        suites: options.suites ?? [suiteX25519],
         registry,
         view,
         services,
@@ -186,9 +234,7 @@ const make = Effect.fn("PeerNode.make")(function* (options: PeerNodeOptions) {
       return live.get(router.session.peer.peerId)?.router.session ?? router.session
     })
 
-  const connect = Effect.fn("PeerNode.connect")(function* (peerId: PeerId, addresses?: ReadonlyArray<string>) {
-    const existing = live.get(peerId)?.router.session
-    if (existing !== undefined && existing.ended === undefined) return existing
+  const dialPeer = Effect.fn("PeerNode.dialPeer")(function* (peerId: PeerId, addresses?: ReadonlyArray<string>) {
     const peer = view.table.identity(peerId)
     if (peer === undefined) {
       return yield* new SessionError({
@@ -235,6 +281,26 @@ const make = Effect.fn("PeerNode.make")(function* (options: PeerNodeOptions) {
       () => Effect.sync(() => (map.get(name) === value ? map.delete(name) : false))
     )
 
+  const onBulk: PeerNode["Service"]["onBulk"] = (name, take) => registered(services.bulk, name, take)
+  const tensors = yield* makeTensors({
+    limits: { ...defaultTensorLimits, ...options.tensors },
+    self: identity.peerId,
+    randomBytes: crypto.randomBytes,
+    reach: dialer.reach,
+    live: peer => (isPeerId(peer) ? live.get(peer)?.router.session : undefined),
+    onBulk
+  })
+
+  const onChannel: PeerNode["Service"]["onChannel"] = (name, attach) =>
+    registered(services.rpc, name, (stream: MuxStream, session: Session) =>
+      attach(sessionChannel(session, stream), { peer: session.peer.peerId })
+    )
+
+  const serve: PeerNode["Service"]["serve"] = Effect.fnUntraced(function* (name, group, options) {
+    const server = yield* RpcPeer.serve(group, options)
+    yield* onChannel(name, (channel, caller) => Effect.runSync(server.attach(channel, caller)))
+  })
+
   return PeerNode.of({
     identity,
     get address() {
@@ -243,20 +309,20 @@ const make = Effect.fn("PeerNode.make")(function* (options: PeerNodeOptions) {
     registry,
     invite,
     join,
-    connect,
+    connect: dialer.connect,
+    reach: dialer.reach,
     session: peerId => live.get(peerId)?.router.session,
-    serve: Effect.fnUntraced(function* (name, group) {
-      const server = yield* RpcPeer.serve(group)
-      yield* registered(services.rpc, name, (stream: MuxStream, session: Session) => {
-        Effect.runSync(server.attach(sessionChannel(session, stream), { peer: session.peer.peerId }))
-      })
-    }),
+    serve,
+    onChannel,
+    expose: (name, ref, options) => Effect.provide(serve(name, ref.protocol, options), handlersOf(ref)),
+    actor,
     client: Effect.fnUntraced(function* (session, name, group) {
       const stream = yield* session.openStream(streamClasses.rpc, name)
       yield* Effect.addFinalizer(() => Effect.sync(() => stream.reset("NORMAL")))
       return yield* RpcPeer.client(group, sessionChannel(session, stream))
     }),
-    onBulk: (name, take) => registered(services.bulk, name, take),
+    onBulk,
+    tensors,
     supervisor: root,
     failure: root.failure
   })

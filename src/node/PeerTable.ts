@@ -35,6 +35,11 @@ export class PeerTable implements Directory {
     return this.#tags.lookup(tag, unixSeconds)
   }
 
+  /** Computes up to `budget` tags of the hour to come; true when all are ready. */
+  prepareTags(unixSeconds: number, budget: number): boolean {
+    return this.#tags.prepare(unixSeconds, budget)
+  }
+
   peer(peerId: PeerId): PeerRecord | undefined {
     return this.#peers.get(peerId)?.record
   }

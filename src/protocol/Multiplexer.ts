@@ -231,7 +231,7 @@ export class Multiplexer {
       this.#keyUpdateDue = false
       for (const [stream, limit] of this.#credits) {
         this.#credits.delete(stream)
-        if (stream === 0 || this.#streams.has(stream)) seal(recordTypes.credit, 0, stream, [u64(limit)])
+        seal(recordTypes.credit, 0, stream, [u64(limit)])
       }
       const record = this.#control.shift() ?? (this.#goodbyeSent ? undefined : this.#scheduler.next())
       if (record === undefined) break

@@ -213,7 +213,6 @@ export class MuxStream {
 
   /** Whether `next` would give a record now. */
   get ready(): boolean {
-    if (this.#closed !== undefined) return false
     const message = this.#queue[0]
     if (message === undefined) return this.#finishing && !this.#finished
     return message.free || this.#credit() >= (message.started ? 0 : firstPrefixBytes) + (message.waiting > 0 ? 1 : 0)

@@ -145,10 +145,8 @@ export class Responder {
       const retry = this.#cookie(received, hello, entry, retried)
       if (retry !== undefined) return retry
     }
-    if (!config.replay.accept(entry.name, hello.nonce, config.unixSeconds)) {
-      this.#abortable = undefined
+    if (!config.replay.accept(entry.name, hello.nonce, config.unixSeconds))
       throw new ProtocolError("REPLAY", "HELLO seen before")
-    }
     if (!config.admit(entry)) throw new ProtocolError("BUSY", "no handshake slot is free")
     return this.#ack(received, hello, entry, suite)
   }

@@ -3,7 +3,9 @@ import { Schema, type Effect } from "effect"
 
 /** The channel is gone: the peer or this side ended it, or the session died. Calls in flight may or may not have been handled. */
 export class RpcChannelClosed extends Schema.TaggedError<RpcChannelClosed>()("RpcChannelClosed", {
-  reason: Schema.String
+  reason: Schema.String,
+  /** The protocol's code, where the channel is a stream of a session. */
+  code: Schema.optionalKey(Schema.String)
 }) {
   override get message() {
     return `the channel is closed: ${this.reason}`
@@ -21,6 +23,8 @@ export interface RpcChannel {
    * closed already. The callbacks do not throw. A message counts as consumed when the callback returns.
    */
   readonly receive: (onMessage: (message: Uint8Array) => void, onClose: (reason: RpcChannelClosed) => void) => void
+  /** Ends the channel alone, on both sides. */
+  readonly end: Effect.Effect<void>
   /** Ends the channel and its session because the peer broke the protocol. */
   readonly fail: (reason: string) => Effect.Effect<void>
 }

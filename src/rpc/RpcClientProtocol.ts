@@ -15,9 +15,8 @@ export interface ClientProtocol {
   readonly listen: Effect.Effect<void>
 }
 
-/** `lastIssuedId` tells the highest request id given out so far: a reply to a later one is a lie. */
-export const makeClientProtocol = Effect.fnUntraced(function* (channel: RpcChannel, lastIssuedId: () => number) {
-  const calling = new CallingChannel(channel, lastIssuedId, yield* Effect.context<never>())
+export const makeClientProtocol = Effect.fnUntraced(function* (channel: RpcChannel) {
+  const calling = new CallingChannel(channel, yield* Effect.context<never>())
   const service = RpcClient.Protocol.of({
     run: (_clientId, write) => calling.run(write),
     send: (_clientId, message) => calling.send(message),
@@ -33,7 +32,6 @@ type Deliver = (message: FromServerEncoded) => Effect.Effect<void>
 
 class CallingChannel {
   private readonly channel: RpcChannel
-  private readonly lastIssuedId: () => number
   private readonly fork: (effect: Effect.Effect<unknown>) => unknown
   private readonly budget = Semaphore.makeUnsafe(callBudgetBytes)
   /** What each request in flight costs, until its Exit. */
@@ -42,10 +40,12 @@ class CallingChannel {
   private readonly running = Deferred.makeUnsafe<void>()
   private deliver: Deliver | undefined
   private closed: RpcChannelClosed | undefined
+  /** The requests made here, which have ascending ids: a reply to any other is a lie. */
+  private firstId = Infinity
+  private lastId = -Infinity
 
-  constructor(channel: RpcChannel, lastIssuedId: () => number, services: Context.Context<never>) {
+  constructor(channel: RpcChannel, services: Context.Context<never>) {
     this.channel = channel
-    this.lastIssuedId = lastIssuedId
     this.fork = Effect.runForkWith(services)
   }
 
@@ -84,6 +84,8 @@ class CallingChannel {
     return Effect.uninterruptibleMask(restore =>
       Effect.flatMap(restore(this.budget.take(cost)), () => {
         this.costs.set(id, cost)
+        this.firstId = Math.min(this.firstId, id)
+        this.lastId = Math.max(this.lastId, id)
         return Effect.onError(restore(send), () => Effect.sync(() => this.settle(id)))
       })
     )
@@ -115,7 +117,7 @@ class CallingChannel {
 
   private check(message: ToClient): void {
     const { requestId } = message
-    if (requestId < 1 || requestId > this.lastIssuedId())
+    if (requestId < this.firstId || requestId > this.lastId)
       throw unexpected(`a reply to request ${requestId}, which was not made`)
     if (message._tag === "Exit") return this.settle(requestId)
     // A server sends the next chunk when this one is acknowledged, so at most one per call is ever held here.

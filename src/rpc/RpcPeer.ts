@@ -18,16 +18,22 @@ import type { RpcClientError } from "effect/rpc/RpcClientError"
 import { RequestId } from "effect/rpc/RpcMessage"
 import * as RpcServer from "effect/rpc/RpcServer"
 import type { ActorError } from "../actor/ActorError.ts"
+import { border, RpcBorder, withBorder, type Authorize, type CallRefused } from "./Authorization.ts"
 import { RpcChannelClosed, type RpcChannel } from "./RpcChannel.ts"
 import { makeClientProtocol } from "./RpcClientProtocol.ts"
 import { defaultCallDeadlineMs } from "./RpcLimits.ts"
 import { CurrentCaller, makeServerProtocol, type CallerIdentity } from "./RpcServerProtocol.ts"
 
-/** A client of a remote peer. Its calls fail with `RpcClientError` when the channel is closed; see `closedReason`. */
-export type Client<Rpcs extends Rpc.Any> = RpcClient.RpcClient<Rpcs, RpcClientError>
+export { CallRefused, type Authorize } from "./Authorization.ts"
+
+/** What every call to a peer can fail with, beside the errors of its protocol: `RpcClientError` when the channel is closed (`closedReason`). */
+export type CallError = RpcClientError | CallRefused
+
+/** A client of a remote peer. */
+export type Client<Rpcs extends Rpc.Any> = RpcClient.RpcClient<Rpcs, CallError>
 
 /** A client of which nobody knows where the other side lives: both `Client<Rpcs>` and the `client` of an `ActorRef<Rpcs>` fit. */
-export type AnyClient<Rpcs extends Rpc.Any> = RpcClient.RpcClient<Rpcs, RpcClientError | ActorError>
+export type AnyClient<Rpcs extends Rpc.Any> = RpcClient.RpcClient<Rpcs, CallError | ActorError>
 
 /** The call took longer than its caller would wait. Its handler was told to stop. */
 export class RpcDeadlineExceeded extends Schema.TaggedError<RpcDeadlineExceeded>()("RpcDeadlineExceeded", {
@@ -54,14 +60,20 @@ export const client = Effect.fnUntraced(function* <Rpcs extends Rpc.Any>(
 ): Effect.fn.Return<Client<Rpcs>, never, Scope.Scope | Rpc.MiddlewareClient<Rpcs>> {
   // Per channel from 1: a counter shared by all would tell every peer how much the others are called.
   let lastId = 0
-  const protocol = yield* makeClientProtocol(channel, () => lastId)
-  const made = yield* RpcClient.make(group, {
+  const protocol = yield* makeClientProtocol(channel)
+  const made = yield* RpcClient.make(withBorder(group), {
     generateRequestId: () => RequestId(++lastId),
     disableTracing: options?.tracing !== true
   }).pipe(Effect.provideService(RpcClient.Protocol, protocol.service))
   yield* protocol.listen
-  return made
+  // The border's errors are in the schemas of every reply; `CallRefused` is the one that a served group can give.
+  return made as Client<Rpcs>
 })
+
+export interface ServeOptions extends Options {
+  /** Who may call. Default: every peer whose channel is attached. */
+  readonly authorize?: Authorize
+}
 
 export interface Server {
   /** Serves a channel that the peer opened, until it closes. `caller` is what its session proved. */
@@ -70,19 +82,24 @@ export interface Server {
 
 /**
  * One server for any number of channels, with the handlers of `group.toLayer`. A defect in a handler fails its own call only.
- * The end of a channel interrupts its handlers. Of one channel `maxConcurrentCalls` handlers run at a time.
+ * The end of a channel interrupts its handlers; the end of the scope ends the channels. Of one channel `maxConcurrentCalls` handlers run at a time.
  */
 export const serve = Effect.fnUntraced(function* <Rpcs extends Rpc.Any>(
   group: RpcGroup.RpcGroup<Rpcs>,
-  options?: Options
+  options?: ServeOptions
 ): Effect.fn.Return<
   Server,
   never,
   Scope.Scope | Rpc.ToHandler<Rpcs> | Rpc.Middleware<Rpcs> | Rpc.ServicesServer<Rpcs>
 > {
   const protocol = yield* makeServerProtocol({ tracing: options?.tracing === true })
-  yield* RpcServer.make(group, { disableFatalDefects: true, disableTracing: options?.tracing !== true }).pipe(
+  yield* Effect.addFinalizer(() => protocol.end)
+  yield* RpcServer.make(withBorder(group), {
+    disableFatalDefects: true,
+    disableTracing: options?.tracing !== true
+  }).pipe(
     Effect.provideService(RpcServer.Protocol, protocol.service),
+    Effect.provideService(RpcBorder, border(options?.authorize)),
     Effect.forkScoped
   )
   yield* protocol.running
@@ -105,6 +122,10 @@ export const withDeadline =
       orElse: () => Effect.fail(new RpcDeadlineExceeded({ deadlineMs }))
     })
 
-/** Why the channel is gone, if that is what failed the call; else the call itself could not be sent or understood. */
-export const closedReason = ({ reason }: RpcClientError): RpcChannelClosed | undefined =>
-  reason._tag === "RpcClientDefect" && reason.cause instanceof RpcChannelClosed ? reason.cause : undefined
+/** Why the channel is gone, if that is what failed the call; else the call was refused, or could not be sent or understood. */
+export const closedReason = (error: CallError | ActorError): RpcChannelClosed | undefined =>
+  error._tag === "RpcClientError" &&
+  error.reason._tag === "RpcClientDefect" &&
+  error.reason.cause instanceof RpcChannelClosed
+    ? error.reason.cause
+    : undefined

@@ -23,6 +23,8 @@ export interface ServerProtocol {
   /** Done when the server listens: no channel may be attached before. */
   readonly running: Effect.Effect<void>
   readonly attach: (channel: RpcChannel, caller: CallerIdentity) => void
+  /** Ends every channel: their calls would never be answered. */
+  readonly end: Effect.Effect<void>
 }
 
 type Handle = (clientId: number, message: FromClientEncoded) => Effect.Effect<void>
@@ -54,7 +56,9 @@ export const makeServerProtocol = (options: { readonly tracing: boolean }): Effe
       codecFor
     })
 
+    let ended = false
     const attach = (channel: RpcChannel, caller: CallerIdentity): void => {
+      if (ended) return Effect.runSync(channel.end)
       const id = nextId++
       const served = new ServedChannel(
         channel,
@@ -68,7 +72,11 @@ export const makeServerProtocol = (options: { readonly tracing: boolean }): Effe
       channels.set(id, served)
       channel.receive(served.onMessage, served.close)
     }
-    return { service, running: Deferred.await(running), attach }
+    const end = Effect.suspend(() => {
+      ended = true
+      return Effect.forEach(Array.from(channels.values()), served => served.end, { discard: true })
+    })
+    return { service, running: Deferred.await(running), attach, end }
   })
 
 /** Counts the calls of one peer, lets `maxConcurrentCalls` of them run, and ends the channel of one that breaks the rules. */
@@ -103,6 +111,11 @@ class ServedChannel {
     this.waiting.clear()
     this.onClosed()
   }
+
+  readonly end: Effect.Effect<void> = Effect.suspend(() => {
+    this.close()
+    return this.channel.end
+  })
 
   readonly onMessage = (bytes: Uint8Array): void => {
     if (!this.isOpen) return

@@ -8,7 +8,7 @@ import { RpcChannelClosed, type RpcChannel } from "./RpcChannel.ts"
 import { maxRpcMessageBytes } from "./RpcWire.ts"
 
 const closed = (error: ProtocolError): RpcChannelClosed =>
-  new RpcChannelClosed({ reason: `${error.code}: ${error.message}` })
+  new RpcChannelClosed({ code: error.code, reason: `${error.code}: ${error.message}` })
 
 /** RPC over one stream of a session: each message is an administrative packet. */
 export const sessionChannel = (session: Session, stream: MuxStream): RpcChannel => ({
@@ -26,7 +26,12 @@ export const sessionChannel = (session: Session, stream: MuxStream): RpcChannel 
         if (type === recordTypes.admin) onMessage(bytes)
         else session.fail("UNEXPECTED", "data of another kind on an RPC stream")
       },
-      reason => onClose(closed(reason))
+      reason => {
+        // No honest client makes a message that is too large for its own limit: this was the other side's doing.
+        if (reason.code === "TOO_LARGE" && !stream.settled) session.fail("TOO_LARGE", reason.message)
+        onClose(closed(reason))
+      }
     ),
+  end: Effect.sync(() => stream.reset("NORMAL")),
   fail: reason => Effect.sync(() => session.fail("MALFORMED", reason))
 })

@@ -15,6 +15,7 @@ import { fingerprintOf, fingerprintSha256, type Fingerprint } from "./Fingerprin
 import type { FinishedEvent, JobEvent } from "./JobEvent.ts"
 import { CoordinatorProtocol, coordinatorService, type JobMismatch, type JobOver } from "./JobProtocol.ts"
 import { Membership, type Member } from "./Membership.ts"
+import { remoteCall } from "./RemoteCall.ts"
 import { assignLanes, firstNonFinite, Round, type ViewMember } from "./Round.ts"
 import { sharedFloats } from "./Replica.ts"
 import { Speed } from "./Speed.ts"
@@ -214,7 +215,7 @@ export const coordinate = Effect.fn("Coordinator.run")(function* (
             yield* send(member, headerOf(tensorKinds.state, applied, state.length), state)
           yield* member.client
             .StartView({ view, base: applied, lanes: assigned[index]?.lanes ?? [] })
-            .pipe(RpcPeer.withDeadline(viewDeadlineMs), Effect.catch(giveUp(member)))
+            .pipe(remoteCall(viewDeadlineMs), Effect.catch(giveUp(member)))
         }),
       { concurrency: "unbounded", discard: true }
     )
@@ -242,8 +243,8 @@ export const coordinate = Effect.fn("Coordinator.run")(function* (
                 headerOf(tensorKinds.evaluation, step, parameterCount),
                 bytesOf(parameters)
               ),
-              evaluator.client.Evaluate({ step }).pipe(RpcPeer.withDeadline(evaluationDeadlineMs))
-            )
+              evaluator.client.Evaluate({ step })
+            ).pipe(remoteCall(evaluationDeadlineMs))
       const result = yield* Effect.result(attempt)
       if (result._tag === "Success") {
         const { testLoss, testAccuracy } = figuresOf(result.success)
@@ -361,7 +362,7 @@ export const coordinate = Effect.fn("Coordinator.run")(function* (
     members.list,
     member =>
       member.client.Finish({ steps }).pipe(
-        RpcPeer.withDeadline(stepDeadlineMs),
+        remoteCall(stepDeadlineMs),
         Effect.flatMap(result =>
           result.weightsSha256 === weightsSha256
             ? Effect.void

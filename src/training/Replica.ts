@@ -101,10 +101,14 @@ export class Replica {
     this.changed.notify()
   }
 
-  /** Begins anew with another session: what the old one had on its way never arrives. */
+  /**
+   * Begins anew with another session: what the old one had on its way never arrives, and what this replica holds counts for nothing until the
+   * coordinator has said, or sent, where the job is.
+   */
   attach(session: Session): void {
     this.session = session
     this.view = undefined
+    this.applied = 0
     this.#arrived.length = 0
     this.#gradients = 0
     this.evaluations.clear()
@@ -128,15 +132,18 @@ export class Replica {
   }
 
   #apply(step: number, gradient: Float32Array): Effect.Effect<void, ComputeError> {
-    return this.exclusive.withPermits(1)(
-      Effect.andThen(
-        this.compute.applyStep(gradient),
-        Effect.sync(() => {
-          this.#free.push(gradient)
-          this.#gradients--
-          this.applied = step
-          this.changed.notify()
-        })
+    // Not to be left between the parameters and their number of steps.
+    return Effect.uninterruptible(
+      this.exclusive.withPermits(1)(
+        Effect.andThen(
+          this.compute.applyStep(gradient),
+          Effect.sync(() => {
+            this.#free.push(gradient)
+            this.#gradients--
+            this.applied = step
+            this.changed.notify()
+          })
+        )
       )
     )
   }

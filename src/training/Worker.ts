@@ -19,6 +19,7 @@ import {
   type CoordinatorRpcs,
   type WorkerRpcs
 } from "./JobProtocol.ts"
+import { remoteCall } from "./RemoteCall.ts"
 import { Replica, sharedFloats } from "./Replica.ts"
 import type { TrainingJob } from "./TrainingJob.ts"
 
@@ -58,6 +59,12 @@ export interface WorkOptions<E> {
 /** Codes of a handshake that tell of the network or of the moment, not of a refusal. */
 const passing: ReadonlySet<string> = new Set(["UNREACHABLE", "TIMEOUT", "BUSY", "INTERNAL"])
 
+/** Whoever is not known meets silence: that is what a lost connection during a handshake means. */
+const refusalOf = ({ code, message }: SessionError): string =>
+  code === "TRUNCATED"
+    ? `the coordinator hung up without a word: it does not know this machine, or not this token (${message})`
+    : message
+
 /**
  * Works on a coordinator's job until it is done: computes the lanes it is given, keeps a replica in step, and finds its coordinator again when
  * a session is lost.
@@ -68,13 +75,13 @@ export const work = Effect.fn("Worker.run")(function* <E>(
   const node = yield* PeerNode
   const first = yield* Effect.mapError(
     options.connect,
-    error => new WorkerError({ code: passing.has(error.code) ? "UNREACHABLE" : "REFUSED", message: error.message })
+    error => new WorkerError({ code: passing.has(error.code) ? "UNREACHABLE" : "REFUSED", message: refusalOf(error) })
   )
   const coordinator = first.peer.peerId
   // A coordinator that has only just begun to listen may not serve its job yet.
   const description = yield* Effect.scoped(
     Effect.flatMap(node.client(first, coordinatorService, CoordinatorProtocol), client =>
-      client.Describe().pipe(RpcPeer.withDeadline())
+      client.Describe().pipe(remoteCall())
     )
   ).pipe(
     Effect.retry({ schedule: Schedule.spaced(describeRetryMs), times: describeRetries }),
@@ -95,8 +102,16 @@ export const work = Effect.fn("Worker.run")(function* <E>(
   const member = (session: Session) =>
     Effect.scoped(serveSession(node, session, replica, exchanger, fingerprint, initialWeightsSha256))
 
-  let end = yield* member(first)
-  while (end === "lost") end = yield* Effect.flatMap(redial(node, coordinator), member)
+  let session = first
+  while ((yield* member(session)) === "lost") {
+    if (session.ended === undefined) {
+      // It lives, but the coordinator does not serve its job: not yet, or no longer.
+      yield* Effect.sleep(lastRedialMs)
+      continue
+    }
+    yield* Effect.logWarning(`the session with the coordinator is lost (${session.ended.message}); dialling it again`)
+    session = yield* redial(node, coordinator)
+  }
   return { steps: replica.steps }
 })
 
@@ -137,7 +152,7 @@ const serveSession = Effect.fnUntraced(function* (
   const joined = yield* Effect.result(
     Effect.gen(function* () {
       const client = yield* node.client(session, coordinatorService, CoordinatorProtocol)
-      const { steps } = yield* client.Join({ fingerprint, initialWeightsSha256 }).pipe(RpcPeer.withDeadline())
+      const { steps } = yield* client.Join({ fingerprint, initialWeightsSha256 }).pipe(remoteCall())
       return { client, steps }
     })
   )
@@ -147,11 +162,8 @@ const serveSession = Effect.fnUntraced(function* (
     if (error._tag === "JobOver") return yield* new WorkerError({ code: "JOB_OVER", message: error.message })
     return "lost" as const
   }
-  // A coordinator that has applied nothing sends no state: it has begun anew, and so must this replica.
-  if (joined.success.steps === 0 && replica.applied > 0) {
-    yield* compute.initialise
-    replica.applied = 0
-  }
+  // A coordinator that has applied nothing sends no state: it has begun, or begins anew, with the initial weights.
+  if (joined.success.steps === 0) yield* compute.initialise
   yield* Effect.forkScoped(replica.applyArrivals(session))
   const computing = yield* Effect.forkScoped(computeLanes(replica, session, exchanger, joined.success.client))
   const gone = Effect.as(Deferred.await(session.closed), undefined)
@@ -261,7 +273,7 @@ const computeLanes = Effect.fnUntraced(function* (
         .pipe(Effect.catchTag("ComputeCancelled", () => Effect.succeed(undefined)))
       if (computed === undefined || !current()) break
       if (computed.nonFiniteLane !== undefined) {
-        yield* Effect.ignore(client.ReportNonFinite({ step, lane: computed.nonFiniteLane }))
+        yield* Effect.ignore(client.ReportNonFinite({ step, lane: computed.nonFiniteLane }).pipe(remoteCall()))
         sent = view.nodes.length
         break
       }

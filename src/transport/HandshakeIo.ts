@@ -7,14 +7,14 @@ import type { Connection } from "./Network.ts"
 export class HandshakeIo {
   readonly #connection: Connection
   readonly #reader = new FrameReader()
-  readonly #limitBytes: number
+  /** Unparsed bytes that may be held: more ends the handshake. */
+  limitBytes: number
   #waiting: { readonly resolve: (frame: Frame) => void; readonly reject: (error: ProtocolError) => void } | undefined
   #failure: ProtocolError | undefined
 
-  /** @param limitBytes unparsed bytes that may be held: more ends the handshake. */
   constructor(connection: Connection, limitBytes: number = maxHandshakeBufferBytes) {
     this.#connection = connection
-    this.#limitBytes = limitBytes
+    this.limitBytes = limitBytes
     connection.handle({
       onData: chunk => this.#onData(chunk),
       onDrain: () => undefined,
@@ -48,7 +48,7 @@ export class HandshakeIo {
   #onData(chunk: Uint8Array): void {
     this.#reader.push(chunk)
     this.#pump()
-    if (this.#reader.held <= this.#limitBytes) return
+    if (this.#reader.held <= this.limitBytes) return
     if (this.#waiting === undefined) this.#connection.pause()
     else this.#fail(new ProtocolError("TOO_LARGE", `${this.#reader.held} bytes of handshake are waiting`))
   }

@@ -1,5 +1,10 @@
 import { Deferred, Effect } from "effect"
-import { handshakeDeadlineMs, helloDeadlineMs } from "../protocol/constants.ts"
+import {
+  handshakeDeadlineMs,
+  helloDeadlineMs,
+  maxHandshakeBufferBytes,
+  maxUnverifiedSocketBytes
+} from "../protocol/constants.ts"
 import { modes } from "../protocol/HandshakeMessages.ts"
 import { Initiator, type InitiatorConfig } from "../protocol/Initiator.ts"
 import type { PublicIdentity } from "../protocol/Identity.ts"
@@ -74,7 +79,7 @@ export const respond = (
 ): Effect.Effect<ConnectionRequest, SessionError> =>
   Effect.gen(function* () {
     const responder = new Responder(config)
-    const io = new HandshakeIo(connection)
+    const io = new HandshakeIo(connection, maxUnverifiedSocketBytes)
     const exchange = async () => {
       const step = await responder.receive(await io.next())
       io.send(step.send)
@@ -87,6 +92,7 @@ export const respond = (
       // Without an entry a RETRY was sent: the HELLO comes once more, with its cookie.
       if (step.entry === undefined) await exchange()
     }).pipe(Effect.timeoutOrElse(deadline(helloDeadlineMs, "the HELLO")))
+    io.limitBytes = maxHandshakeBufferBytes
     const accepted = yield* guarded(connection, async () => {
       const step = await exchange()
       if (step.secrets === undefined || step.entry === undefined) throw new ProtocolError("UNEXPECTED", "no AUTH_I")

@@ -20,7 +20,7 @@ export const parseAddress = (text: string): Address | undefined => {
 
 /** What a connection tells its one owner. Called outside of Effect, once per read. */
 export interface ConnectionHandlers {
-  /** `chunk` belongs to the receiver. */
+  /** `chunk` is valid until this returns: its memory is read into again. */
   readonly onData: (chunk: Uint8Array) => void
   /** A batch of bytes has been handed to the system: there is room for more. */
   readonly onDrain: () => void
@@ -33,8 +33,8 @@ export interface Connection {
   readonly remote: Address
   /** Takes the handlers; may be called again to hand the connection on. Nothing is read before the first call. */
   readonly handle: (handlers: ConnectionHandlers) => void
-  /** Queues bytes, written as one batch; the arrays must not change until `onDrain`. */
-  readonly write: (parts: ReadonlyArray<Uint8Array>) => void
+  /** Queues bytes, written as one batch; the arrays must not change until `onWritten`, which comes before `onDrain`, if it comes. */
+  readonly write: (parts: ReadonlyArray<Uint8Array>, onWritten?: () => void) => void
   /** Bytes queued and not yet handed to the system. */
   readonly buffered: () => number
   readonly pause: () => void

@@ -1,5 +1,6 @@
 import { Effect, Layer } from "effect"
 import { connect, createServer, type Socket } from "node:net"
+import { release } from "../protocol/Records.ts"
 import {
   formatAddress,
   Network,
@@ -18,13 +19,37 @@ const listenBacklog = 511
 /** How long what is queued may take to leave when a connection is closed. */
 const closeDeadlineMs = 5_000
 
-const connectionOf = (socket: Socket): Connection => {
+/** Bytes that one read of a dialled connection may bring: several records, as each that is cut by the end of a read is copied. */
+const readBufferBytes = 256 * 1024
+
+/** Reading into one buffer, again and again, instead of into new memory: Node offers it to the side that dials. */
+class ReusedBuffer {
+  readonly buffer: Uint8Array
+  onData: (chunk: Uint8Array) => void = () => undefined
+
+  /** A read is over when its callback returns, so that all connections can share one buffer. */
+  constructor(buffer: Uint8Array) {
+    this.buffer = buffer
+  }
+
+  readonly callback = (bytes: number): boolean => {
+    this.onData(this.buffer.subarray(0, bytes))
+    return true
+  }
+}
+
+const connectionOf = (socket: Socket, reused?: ReusedBuffer): Connection => {
   let handlers: ConnectionHandlers | undefined
   let closed: string | undefined
   let reason = "closed"
   let wantsData = true
   socket.setNoDelay(true)
-  socket.on("data", chunk => handlers?.onData(chunk))
+  if (reused !== undefined) reused.onData = chunk => handlers?.onData(chunk)
+  else
+    socket.on("data", chunk => {
+      handlers?.onData(chunk)
+      release(chunk)
+    })
   socket.on("error", error => (reason = codeOf(error)))
   socket.on("close", () => {
     closed = reason
@@ -38,15 +63,19 @@ const connectionOf = (socket: Socket): Connection => {
       if (closed !== undefined) next.onClose(closed)
       else if (wantsData) socket.resume()
     },
-    write: parts => {
+    write: (parts, onWritten) => {
       if (closed !== undefined || parts.length === 0) return
-      socket.cork()
+      const written = (error?: Error | null) => {
+        if (error === undefined || error === null) onWritten?.()
+        handlers?.onDrain()
+      }
       const last = parts.length - 1
+      if (last > 0) socket.cork()
       parts.forEach((part, index) => {
         if (index < last) socket.write(part)
-        else socket.write(part, () => handlers?.onDrain())
+        else socket.write(part, written)
       })
-      socket.uncork()
+      if (last > 0) socket.uncork()
     },
     buffered: () => socket.writableLength,
     pause: () => {
@@ -90,15 +119,16 @@ const listen = (address: Address, accept: (connection: Connection) => void) =>
     ({ close }) => close
   ).pipe(Effect.map(({ bound }) => bound))
 
-const dial = (address: Address, timeoutMs: number) =>
+const dial = (readBuffer: Uint8Array, address: Address, timeoutMs: number) =>
   Effect.callback<Connection, NetworkError>(resume => {
     const failure = (code: string) => new NetworkError({ operation: "dial", address: formatAddress(address), code })
-    const socket = connect({ host: address.host, port: address.port, noDelay: true })
+    const reused = new ReusedBuffer(readBuffer)
+    const socket = connect({ host: address.host, port: address.port, noDelay: true, onread: reused })
     const fail = (error: unknown) => resume(Effect.fail(failure(codeOf(error))))
     socket.once("error", fail)
     socket.once("connect", () => {
       socket.off("error", fail)
-      resume(Effect.succeed(connectionOf(socket)))
+      resume(Effect.succeed(connectionOf(socket, reused)))
     })
     return Effect.sync(() => socket.destroy())
   }).pipe(
@@ -110,4 +140,7 @@ const dial = (address: Address, timeoutMs: number) =>
   )
 
 /** TCP through `node:net`, without Nagle's delay. */
-export const layer: Layer.Layer<Network> = Layer.succeed(Network, { listen, dial })
+export const layer: Layer.Layer<Network> = Layer.sync(Network, () => {
+  const readBuffer = Buffer.allocUnsafeSlow(readBufferBytes)
+  return { listen, dial: (address, timeoutMs) => dial(readBuffer, address, timeoutMs) }
+})

@@ -1,18 +1,30 @@
 import { Deferred, Effect, type Scope } from "effect"
-import { deadAfterMs, goodbyeWaitMs, maxSocketBufferBytes, pingAfterMs, pingBytes } from "../protocol/constants.ts"
+import {
+  deadAfterMs,
+  goodbyeWaitMs,
+  maxRecordPayloadBytes,
+  maxSocketBufferBytes,
+  pingAfterMs,
+  pingBytes
+} from "../protocol/constants.ts"
 import type { SessionSecrets } from "../protocol/Handshake.ts"
 import type { PublicIdentity } from "../protocol/Identity.ts"
 import { Multiplexer } from "../protocol/Multiplexer.ts"
 import type { MuxStream } from "../protocol/MuxStream.ts"
 import type { GoodbyePacket, StreamClass } from "../protocol/Packets.ts"
 import { codeName, isWireCode, ProtocolError, wireCode, type WireCode } from "../protocol/ProtocolError.ts"
-import type { CipherEngine } from "../protocol/Records.ts"
+import { gathered, release, type CipherEngine } from "../protocol/Records.ts"
 import type { SessionParameters } from "../protocol/SessionParameters.ts"
 import type { Address, Connection } from "./Network.ts"
 import { SessionError, sessionError } from "./SessionError.ts"
 
-/** Bytes sealed and written as one batch: small enough that two batches fit under the socket's bound, so the pipe never runs dry. */
-const batchBytes = maxSocketBufferBytes / 2
+/** Bytes sealed and written as one batch: a full record, which is still in the processor's cache when the system copies it. */
+const batchBytes = maxRecordPayloadBytes
+/**
+ * Bytes that may wait for the system before no more is sealed: one batch on its way and one behind it, so that the pipe never runs dry.
+ * More would only make a call wait behind bulk data.
+ */
+const queuedBytes = maxSocketBufferBytes / 2
 /** How often liveness is looked at. */
 const livenessTickMs = 5_000
 
@@ -165,10 +177,10 @@ export class Session {
   }
 
   #flush(): void {
-    while (this.#ended === undefined && this.#connection.buffered() < maxSocketBufferBytes) {
+    while (this.#ended === undefined && this.#connection.buffered() < queuedBytes) {
       const parts = this.#mux.take(batchBytes)
       if (parts.length === 0) return
-      this.#connection.write(parts)
+      this.#connection.write(gathered(parts), () => parts.forEach(release))
     }
   }
 

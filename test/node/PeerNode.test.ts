@@ -6,7 +6,10 @@ import { loopback, startNode } from "../support/nodes.ts"
 import { alice, bob } from "../support/vectors.ts"
 
 const Greeter = RpcGroup.make(
-  Rpc.make("Greet", { payload: { name: Schema.String }, success: Schema.Struct({ text: Schema.String, caller: Schema.String }) })
+  Rpc.make("Greet", {
+    payload: { name: Schema.String },
+    success: Schema.Struct({ text: Schema.String, caller: Schema.String })
+  })
 )
 const GreeterLive = Greeter.toLayer({
   Greet: ({ name }) => Effect.map(RpcPeer.caller, ({ peer }) => ({ text: `hello ${name}`, caller: peer }))

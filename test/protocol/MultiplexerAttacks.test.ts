@@ -196,7 +196,7 @@ describe("credit that is overrun ends the session", () => {
     peer.credit(1, 3_000_000)
     peer.credit(1, 5)
     peer.credit(0, 40_000_000)
-    peer.credit(0, 0)
+    peer.credit(0, 5)
     let done = false
     stream.send(rawData, [new Uint8Array(2_900_000)], () => (done = true))
     peer.victim.mux.take(10_000_000)
@@ -323,14 +323,14 @@ describe("memory in the hands of a hostile peer", () => {
     const peer = new HostilePeer()
     peer.victim.accepting = false
     const before = reachableBytes()
-    for (let at = 0; at < 300; at++) {
+    for (let at = 0; at < 100; at++) {
       const id = 2 * at + 1
       peer.open(id, rpc)
       for (let part = 1; part <= 16; part++) peer.message(id, part, new Uint8Array(60_000))
       peer.reset(id)
       peer.victim.mux.take(100_000)
     }
-    expect(peer.victim.streams.length).toBe(300)
+    expect(peer.victim.streams.length).toBe(100)
     expect(reachableBytes() - before).toBeLessThan(8 * 1024 * 1024)
   })
 

@@ -7,7 +7,7 @@ import { concat, fromHex, toHex, u16, u8, utf8 } from "../../src/protocol/Bytes.
 import { openAuth, transcript } from "../../src/protocol/Handshake.ts"
 import { expand, extract, sha256 } from "../../src/protocol/KeySchedule.ts"
 import type { LocalIdentity, PublicIdentity } from "../../src/protocol/Identity.ts"
-import { answering, dialling, flipped, frameOf, real, recorded, shakeHands } from "../support/protocolHandshake.ts"
+import { answering, dialling, flipped, real, recorded, shakeHands } from "../support/protocolHandshake.ts"
 import { alice, bob, vectors } from "../support/vectors.ts"
 
 /** Another program computes what we compute: the `openssl` command, of whatever version this machine has. */
@@ -101,8 +101,7 @@ describe("the openssl command", () => {
     const { frames } = await shakeHands(dialling({ crypto }), answering({ crypto }))
     expect(messages.map(([{ peerId }]) => peerId)).toEqual([alice.peerId, bob.peerId])
     for (const [signer, message, signature] of messages) expect(verifies(signer, message, signature)).toBe(true)
-    // The first was over the transcript of these very frames.
-    expect(frameOf(frames[0]).type).toBe(1)
+    expect(frames.length).toBe(4)
     expect(toHex(messages[0]?.[1].subarray(0, 64 + 28) ?? u8(0))).toBe(
       toHex(signed("initiator", transcript(), u8(0)).subarray(0, 92))
     )

@@ -3,13 +3,15 @@ import { connect, createServer, type Server, type Socket } from "node:net"
 /** `toServer`: from whoever dialled to whoever listens. */
 export type Direction = "toServer" | "toClient"
 
-/** What is done to the n-th connection (from 0) once that many bytes of one direction have passed. */
+/** A read of this size is mostly one record's ciphertext: its middle is no record's header. */
+const largeReadBytes = 4_096
+
+/** What is done to the n-th connection (from 0), in the middle of the first large read of one direction after that many bytes. */
 export interface Interference {
   readonly connection: number
   readonly direction: Direction
-  /** Bytes that pass untouched before it. */
   readonly after: number
-  /** `flip` inverts one bit of the next byte; `cut` ends the connection on both sides without a word. */
+  /** `flip` inverts one bit; `cut` ends the connection on both sides without a word. */
   readonly what: "flip" | "cut"
 }
 
@@ -34,19 +36,17 @@ class Relay {
         const start = this.#passed[direction]
         this.#passed[direction] += chunk.length
         const out = Buffer.from(chunk)
-        for (const interference of this.#pending.filter(
-          each => each.direction === direction && each.after < this.#passed[direction]
-        )) {
-          this.#pending.splice(this.#pending.indexOf(interference), 1)
-          const at = interference.after - start
+        const due = this.#pending.findIndex(each => each.direction === direction && each.after < start)
+        const interference = chunk.length < largeReadBytes ? undefined : this.#pending[due]
+        if (interference !== undefined) {
+          this.#pending.splice(due, 1)
+          done(interference)
+          const middle = chunk.length >> 1
           if (interference.what === "cut") {
-            to.write(out.subarray(0, at))
-            this.cut()
-            done(interference)
+            to.write(out.subarray(0, middle), () => this.cut())
             return
           }
-          out[at] = (out[at] ?? 0) ^ 0x10
-          done(interference)
+          out[middle] = (out[middle] ?? 0) ^ 0x10
         }
         to.write(out)
       })

@@ -1,13 +1,23 @@
 import { createPrivateKey } from "node:crypto"
-import { fromHex } from "../../src/protocol/Bytes.ts"
+import { concat, fromHex } from "../../src/protocol/Bytes.ts"
 import { tagEpochSeconds } from "../../src/protocol/constants.ts"
 import { CookieJar } from "../../src/protocol/CookieJar.ts"
 import { openAuth, type SessionSecrets } from "../../src/protocol/Handshake.ts"
 import { nodeCrypto, type HandshakeCrypto, type KeyShare } from "../../src/protocol/HandshakeCrypto.ts"
-import { FrameReader, modes, parseAck, parseHello, type Frame } from "../../src/protocol/HandshakeMessages.ts"
+import {
+  frame,
+  FrameReader,
+  helloPrefix,
+  messageTypes,
+  modes,
+  parseAck,
+  parseHello,
+  type Frame,
+  type Hello
+} from "../../src/protocol/HandshakeMessages.ts"
 import { identityOf } from "../../src/protocol/Identity.ts"
 import { Initiator, type InitiatorConfig } from "../../src/protocol/Initiator.ts"
-import { derivePairKeys, type PairKeys } from "../../src/protocol/KeySchedule.ts"
+import { derivePairKeys, hmac, type PairKeys } from "../../src/protocol/KeySchedule.ts"
 import { ProtocolError } from "../../src/protocol/ProtocolError.ts"
 import { ReplayCache } from "../../src/protocol/ReplayCache.ts"
 import { Responder, type ResponderConfig, type ResponderStep } from "../../src/protocol/Responder.ts"
@@ -212,3 +222,16 @@ export const recordedResponder = (): Responder =>
   })
 
 export const hours = (count: number): number => count * tagEpochSeconds
+
+/** A HELLO of Alice, changed, with a mac1 that is right for the change: what only a holder of the pair key can send. */
+export const helloWith = (change: Partial<Hello>): Frame => {
+  const prefix = helloPrefix({ ...parseHello(frameOf(dialling().hello()).body).hello, ...change })
+  return frame(messageTypes.hello, concat(prefix, hmac(keys.mac1, prefix)))
+}
+
+/** Nothing is sent, and the reason, for our own eyes, is this. */
+export const expectSilence = async (responder: Responder, received: Frame, code: string): Promise<void> => {
+  const { send, failure } = await responder.receive(received)
+  if (send.length > 0 || failure?.code !== code)
+    throw new Error(`${send.length} frames and ${failure?.code ?? "no failure"}: silence and ${code} were expected`)
+}

@@ -1,3 +1,5 @@
+import { concat } from "../../src/protocol/Bytes.ts"
+
 /** A seeded generator (sfc32, from PractRand): the same seed gives the same draws on every machine. */
 export class SeededRandom {
   #a: number
@@ -45,25 +47,25 @@ export class SeededRandom {
 
   /** What goes wrong with bytes on their way: bits flip, pieces move, are doubled, lost or invented, lengths lie. */
   mutate(bytes: Uint8Array): Uint8Array {
-    let mutated = Uint8Array.from(bytes)
+    let mutated = bytes
     for (let times = 1 + this.below(3); times > 0; times--) mutated = this.#mutateOnce(mutated)
     return mutated
   }
 
-  #mutateOnce(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
+  #mutateOnce(bytes: Uint8Array): Uint8Array {
     const out = Uint8Array.from(bytes)
     const at = this.below(bytes.length + 1)
     switch (this.below(8)) {
       case 0:
         return out.slice(0, at)
       case 1:
-        return Uint8Array.from([...out, ...this.bytes(1 + this.below(8))])
+        return concat(out, this.bytes(1 + this.below(8)))
       case 2: {
         const length = this.below(16)
-        return Uint8Array.from([...out.subarray(0, at), ...this.bytes(length), ...out.subarray(at)])
+        return concat(out.subarray(0, at), this.bytes(length), out.subarray(at))
       }
       case 3:
-        return Uint8Array.from([...out.subarray(0, at), ...out.subarray(at + this.below(16))])
+        return concat(out.subarray(0, at), out.subarray(at + this.below(16)))
       case 4: {
         const from = this.below(bytes.length + 1)
         out.set(bytes.subarray(from, from + Math.min(16, bytes.length - at)), at)

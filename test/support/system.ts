@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs"
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { createInterface } from "node:readline"
@@ -13,8 +13,11 @@ import { TamperProxy, type Interference } from "./TamperProxy.ts"
 
 export const jobFile = (name: string): string => join("test/fixtures/jobs", `${name}.ts`)
 export const clouds = jobFile("clouds")
-/** Environment that makes each lane of a step take some milliseconds, so that there is a middle of the job. */
-export const unhurried = { CLOUDS_READ_MS: "6" }
+/** A training that stands still in its middle, past the first steps, until it is released. */
+export interface Hold {
+  readonly env: NodeJS.ProcessEnv
+  readonly release: () => void
+}
 
 type EventNamed<Name extends JobEvent["event"]> = Extract<JobEvent, { readonly event: Name }>
 
@@ -87,7 +90,8 @@ export class Command {
         const found = this.all(name).find(fits)
         if (found === undefined && this.#result === undefined) return
         this.#waiting.delete(look)
-        if (found === undefined) reject(new Error(`${this.name} ended without "${name}": ${JSON.stringify(this.#result)}`))
+        if (found === undefined)
+          reject(new Error(`${this.name} ended without "${name}": ${JSON.stringify(this.#result)}`))
         else resolve(found)
       }
       this.#waiting.add(look)
@@ -100,7 +104,8 @@ export class Command {
     const { code, stderr } = await this.ended
     assert.strictEqual(code, 0, `${this.name}: ${stderr.join("\n")}`)
     const last = this.events.at(-1)
-    if (last === undefined || !isNamed(last, "finished")) return assert.fail(`${this.name} ended with ${JSON.stringify(last)}`)
+    if (last === undefined || !isNamed(last, "finished"))
+      return assert.fail(`${this.name} ended with ${JSON.stringify(last)}`)
     assert.strictEqual(last.shards.counted, last.shards.expected)
     return last
   }
@@ -110,11 +115,12 @@ export class Command {
     const ended = await this.ended
     assert.strictEqual(ended.code, exitCode, JSON.stringify(ended))
     const last = this.events.at(-1)
-    if (last === undefined || !isNamed(last, "error")) return assert.fail(`${this.name} ended with ${JSON.stringify(last)}`)
+    if (last === undefined || !isNamed(last, "error"))
+      return assert.fail(`${this.name} ended with ${JSON.stringify(last)}`)
     assert.strictEqual(last.code, code)
     const line = ended.stderr.at(-1) ?? ""
     assert.match(line, /^artifice: ./)
-    assert.include(line, last.message)
+    assert.include(line, last.message.replaceAll(/\s+/g, " "))
     return { message: last.message, line }
   }
 }
@@ -134,12 +140,21 @@ export class World {
     return join(this.folder, "tmp")
   }
 
+  hold(): Hold {
+    const path = join(this.folder, "hold")
+    writeFileSync(path, "")
+    return { env: { CLOUDS_HOLD: path }, release: () => rmSync(path) }
+  }
+
   home(name: string): string {
     return join(this.folder, name)
   }
 
   /** Starts a command; `home` names a home of this world. */
-  artifice(args: ReadonlyArray<string>, { home = "home", env = {} }: { home?: string; env?: NodeJS.ProcessEnv } = {}): Command {
+  artifice(
+    args: ReadonlyArray<string>,
+    { home = "home", env = {} }: { home?: string; env?: NodeJS.ProcessEnv } = {}
+  ): Command {
     const command = new Command(args, { ...env, ARTIFICE_HOME: this.home(home), TMPDIR: this.temporary })
     this.#commands.push(command)
     return command
@@ -154,7 +169,11 @@ export class World {
     return this.artifice(["coordinator", clouds, "--listen", listen, ...args], { home: "coordinator", env })
   }
 
-  async proxy(target: string, plan: ReadonlyArray<Interference>, interfere?: (what: Interference) => void): Promise<TamperProxy> {
+  async proxy(
+    target: string,
+    plan: ReadonlyArray<Interference>,
+    interfere?: (what: Interference) => void
+  ): Promise<TamperProxy> {
     const proxy = await TamperProxy.start(target, plan, interfere)
     this.#proxies.push(proxy)
     return proxy
@@ -196,6 +215,7 @@ export const inWorld = (test: (world: World) => Promise<void>) => async (): Prom
 }
 
 /** The token with some of its fields replaced, and its check sum made right again. */
-export const reissued = (token: string, changes: Partial<Invite>): string => encodeInvite({ ...decodeInvite(token), ...changes })
+export const reissued = (token: string, changes: Partial<Invite>): string =>
+  encodeInvite({ ...decodeInvite(token), ...changes })
 
 export { repositoryRoot }

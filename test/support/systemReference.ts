@@ -19,7 +19,7 @@ export const trainedAlone = (path: string, set: ReadonlyArray<readonly [string, 
         yield* compute.initialise
         const { parameterCount, stepsPerEpoch } = compute.info
         const initialWeights = copyOf(compute.parameters)
-        let firstGradient = Buffer.alloc(0)
+        let firstGradient: Buffer = Buffer.alloc(0)
         const gradient = shared(parameterCount)
         for (let epoch = 1; epoch <= job.epochs; epoch++) {
           for (let step = 0; step < stepsPerEpoch; step++) {

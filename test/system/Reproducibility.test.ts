@@ -18,7 +18,10 @@ describe("The weights of a job", () => {
         assert.strictEqual(run.all("process").length, workers + 1)
         const [view] = run.all("view")
         const lanes = view?.members.flatMap(member => member.lanes) ?? []
-        assert.deepStrictEqual(lanes.toSorted((a, b) => a - b), [0, 1, 2, 3, 4, 5, 6, 7])
+        assert.deepStrictEqual(
+          lanes.toSorted((a, b) => a - b),
+          [0, 1, 2, 3, 4, 5, 6, 7]
+        )
       })()
     }
   })

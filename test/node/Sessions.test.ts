@@ -1,0 +1,140 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Deferred, Effect, Exit, Fiber, Queue, Scope } from "effect"
+import { fromHex, toHex, utf8 } from "../../src/protocol/Bytes.ts"
+import { decodeInvite, encodeInvite, inviteKeys } from "../../src/protocol/Invite.ts"
+import { modes } from "../../src/protocol/HandshakeMessages.ts"
+import type { Session } from "../../src/transport/Session.ts"
+import { handlers, Jobs, makeWatch } from "../rpc/jobs.ts"
+import { addressOf, keptStore, loopback, pair, RawPeer, startNode, until } from "../support/nodes.ts"
+import { mallory } from "../support/protocolHandshake.ts"
+import { alice, bob } from "../support/vectors.ts"
+
+/** The same at both ends of one session, and of no other. */
+const markOf = (session: Session | undefined): string | undefined =>
+  session === undefined || session.ended !== undefined ? undefined : toHex(session.exportKey("test", utf8("which")))
+
+describe("Two peers that dial each other at once", () => {
+  it.live("keep one session, the same on both sides, which carries calls in both directions", () =>
+    Effect.gen(function* () {
+      const left = yield* startNode({ identity: alice, listen: loopback })
+      const right = yield* startNode({ identity: bob, listen: loopback })
+      for (const node of [left, right]) yield* Effect.provide(node.serve("jobs", Jobs), handlers(yield* makeWatch))
+      yield* pair(left, right)
+      for (let round = 0; round < 8; round++) {
+        const session = yield* right.connect(alice.peerId)
+        yield* session.close()
+        yield* until(() => (markOf(left.session(bob.peerId)) === undefined ? true : undefined))
+        const dials = [left.connect(bob.peerId, [addressOf(right)]), right.connect(alice.peerId, [addressOf(left)])]
+        yield* Effect.all(dials, { concurrency: "unbounded" })
+        const mark = yield* until(() => {
+          const ours = markOf(left.session(bob.peerId))
+          return ours !== undefined && ours === markOf(right.session(alice.peerId)) ? ours : undefined
+        })
+        const [one, other] = [yield* left.connect(bob.peerId), yield* right.connect(alice.peerId)]
+        const there = yield* Effect.scoped(
+          Effect.flatMap(left.client(one, "jobs", Jobs), jobs => jobs.Echo({ text: "→" }))
+        )
+        const back = yield* Effect.scoped(
+          Effect.flatMap(right.client(other, "jobs", Jobs), jobs => jobs.Echo({ text: "←" }))
+        )
+        assert.deepStrictEqual([there, back], ["→", "←"])
+        assert.strictEqual(markOf(left.session(bob.peerId)), mark)
+        assert.strictEqual(markOf(right.session(alice.peerId)), mark)
+      }
+    })
+  )
+})
+
+describe("A peer that dials again while its old session lives", () => {
+  it.live("is taken for a restart: the old session is superseded, its calls fail at once, the new one works", () =>
+    Effect.gen(function* () {
+      const watch = yield* makeWatch
+      const host = yield* startNode({ identity: alice, listen: loopback })
+      yield* Effect.provide(host.serve("jobs", Jobs), handlers(watch))
+      const store = keptStore()
+      const before = yield* startNode({ identity: bob }, store.layer)
+      yield* pair(host, before)
+      const old = yield* before.connect(alice.peerId)
+      const jobs = yield* before.client(old, "jobs", Jobs)
+      const inFlight = yield* Effect.forkChild(jobs.Wait({ name: "old" }))
+      assert.strictEqual(yield* Queue.take(watch.events), "+old")
+
+      const after = yield* startNode({ identity: bob }, store.layer)
+      const fresh = yield* after.connect(alice.peerId)
+      assert.strictEqual((yield* Deferred.await(old.closed)).code, "SUPERSEDED")
+      assert.isTrue(Exit.isFailure(yield* Fiber.await(inFlight)))
+      assert.strictEqual(yield* Queue.take(watch.events), "-old")
+      assert.strictEqual(yield* (yield* after.client(fresh, "jobs", Jobs)).Echo({ text: "new" }), "new")
+      assert.strictEqual(markOf(host.session(bob.peerId)), markOf(fresh))
+    })
+  )
+})
+
+describe("A token", () => {
+  const claimed = Effect.gen(function* () {
+    const store = keptStore()
+    const host = yield* startNode({ identity: alice, listen: loopback }, store.layer)
+    const { token } = yield* host.invite({ name: "one" })
+    const { peerId, secret } = decodeInvite(token)
+    const target = { mode: modes.invite, keys: inviteKeys(secret, fromHex(peerId)), peerId } as const
+    // Bob goes as far as the claim, and breaks off before the pair key is agreed upon.
+    const broken = yield* Effect.promise(() => RawPeer.dial(addressOf(host), bob, target))
+    broken.socket.destroy()
+    return { host, token, store }
+  })
+
+  it.live("that one identity has claimed is refused to every other, who is told so, and still pairs the first", () =>
+    Effect.gen(function* () {
+      const { host, token, store } = yield* claimed
+      assert.deepStrictEqual(
+        store.state.invites.map(
+          invite => invite.claimedBy !== undefined && Buffer.compare(invite.claimedBy, bob.document)
+        ),
+        [0]
+      )
+      const other = yield* startNode({ identity: mallory })
+      const refused = yield* Effect.flip(other.join(token))
+      assert.strictEqual(refused.code, "INVITE_USED")
+      assert.lengthOf(store.state.peers, 0)
+
+      const first = yield* startNode({ identity: bob })
+      assert.strictEqual((yield* first.join(token)).peer.peerId, alice.peerId)
+      assert.deepStrictEqual(
+        store.state.peers.map(({ peerId }) => peerId),
+        [bob.peerId]
+      )
+      assert.lengthOf(store.state.invites, 0)
+      const again = yield* Effect.flip((yield* startNode({ identity: mallory })).join(token))
+      assert.strictEqual(again.code, "TRUNCATED")
+      assert.isDefined(host.session(bob.peerId))
+    })
+  )
+
+  it.live("meets silence once it has run out by the host's clock, whatever it says of itself", () =>
+    Effect.gen(function* () {
+      const store = keptStore()
+      const host = yield* startNode({ identity: alice, listen: loopback }, store.layer)
+      const { token, expiresAt } = yield* host.invite({ name: "short", ttlMs: 0 })
+      const guest = yield* startNode({ identity: bob })
+      assert.match((yield* Effect.flip(guest.join(token))).message, /has run out/)
+      const forged = encodeInvite({ ...decodeInvite(token), expiresAt: expiresAt + 3_600 })
+      assert.strictEqual((yield* Effect.flip(guest.join(forged))).code, "TRUNCATED")
+      assert.lengthOf(store.state.peers, 0)
+    })
+  )
+})
+
+describe("A node that ends", () => {
+  it.live("says goodbye to its peers, who know at once", () =>
+    Effect.gen(function* () {
+      const scope = yield* Scope.make()
+      const host = yield* Scope.provide(startNode({ identity: alice, listen: loopback }), scope)
+      const guest = yield* startNode({ identity: bob })
+      yield* pair(host, guest)
+      const session = yield* guest.connect(alice.peerId)
+      yield* Scope.close(scope, Exit.void)
+      assert.strictEqual((yield* Deferred.await(session.closed)).code, "NORMAL")
+      assert.strictEqual((yield* Effect.flip(guest.connect(alice.peerId))).code, "UNREACHABLE")
+    })
+  )
+})
