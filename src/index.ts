@@ -26,12 +26,17 @@ export { Strategy, type StrategyOptions } from "./training/Strategy.ts"
 export { JobLoadError, TrainingJob, type TrainingJobOptions } from "./training/TrainingJob.ts"
 
 // Who computes it.
-export { coordinate, CoordinatorError, type CoordinateOptions } from "./training/Coordinator.ts"
+export { coordinate, type CoordinateOptions } from "./training/Coordinator.ts"
+export { CoordinatorError } from "./training/CoordinatorError.ts"
 export { work, WorkerError, type JobDescription, type WorkOptions } from "./training/Worker.ts"
 export * from "./training/JobEvent.ts"
 
 // Peers and what they say to each other.
 export { PeerNode, type PeerNodeOptions } from "./node/PeerNode.ts"
+export { PeerLost, type AnyActorRef, type RemoteActorError, type RemoteRef } from "./node/RemoteActor.ts"
+export { defaultTensorLimits, type PutTensor, type TensorLimits, type Tensors } from "./node/TensorExchange.ts"
+export * from "./node/TensorRef.ts"
+export * as Cluster from "./node/Cluster.ts"
 export { decodeInvite, type Invite } from "./protocol/Invite.ts"
 export { ProtocolError, type ProtocolErrorCode } from "./protocol/ProtocolError.ts"
 export * as RpcPeer from "./rpc/RpcPeer.ts"
@@ -45,5 +50,6 @@ export * from "./identity.ts"
 
 // Actors.
 export * as Actor from "./actor/Actor.ts"
+export * from "./actor/ActorError.ts"
 export type { ActorRef } from "./actor/ActorRef.ts"
 export * as Supervisor from "./actor/Supervisor.ts"

@@ -10,7 +10,7 @@
  *
  * A runner's address is its peer's id. Runners dial each other when they have something to say, so each must be paired with every other.
  */
-import { Effect, Fiber, Layer, Option, Scope, Semaphore } from "effect"
+import { Effect, Exit, Layer, Option, Scope, Semaphore } from "effect"
 import * as MessageStorage from "effect/cluster/MessageStorage"
 import * as RunnerAddress from "effect/cluster/RunnerAddress"
 import * as RunnerHealth from "effect/cluster/RunnerHealth"
@@ -136,12 +136,12 @@ const reconnecting = Effect.fnUntraced(function* (node: PeerNode["Service"], hos
 
   const open = Effect.gen(function* () {
     if (line !== undefined && line.stream.closed === undefined) return line
-    if (line !== undefined) yield* Scope.close(line.scope, yield* Effect.exit(Effect.void))
+    if (line !== undefined) yield* Scope.close(line.scope, Exit.void)
     line = undefined
     if (!isPeerId(host)) return yield* failure("INTERNAL", `"${host}" is no peer's id, so no runner of this cluster`)
     const session = yield* node.reach(host)
-    const scope = yield* Scope.fork(outer)
     const stream = yield* session.openStream(streamClasses.rpc, service)
+    const scope = yield* Scope.fork(outer)
     yield* Scope.addFinalizer(
       scope,
       Effect.sync(() => stream.reset("NORMAL"))

@@ -1,4 +1,4 @@
-import { Clock, Deferred, Effect, Fiber, Schema, Semaphore, type Scope } from "effect"
+import { Clock, Deferred, Effect, Fiber, Semaphore, type Scope } from "effect"
 import { ComputeThread, type ComputeError } from "../compute/ComputeThread.ts"
 import type { EvaluationResult } from "../compute/Engine.ts"
 import { bytesOf, gradientExchanger, Placement, sendTensor, type PlaceTensor } from "../node/GradientExchanger.ts"
@@ -10,6 +10,7 @@ import { ProtocolError } from "../protocol/ProtocolError.ts"
 import * as RpcPeer from "../rpc/RpcPeer.ts"
 import { sessionError } from "../transport/SessionError.ts"
 import { Changed } from "./Changed.ts"
+import { CoordinatorError, reasonOf } from "./CoordinatorError.ts"
 import { evaluateAll, figuresOf, type EpochFigures } from "./Evaluation.ts"
 import { fingerprintOf, fingerprintSha256, type Fingerprint } from "./Fingerprint.ts"
 import type { FinishedEvent, JobEvent } from "./JobEvent.ts"
@@ -31,15 +32,6 @@ export const viewDeadlineMs = 30_000
 export const evaluationDeadlineMs = 10 * 60_000
 /** Epochs whose evaluation may be outstanding; each keeps one copy of the parameters. Training waits at this bound. */
 export const maxPendingEvaluations = 4
-
-/**
- * The job cannot go on. `NO_WORKERS`: none came, or none is left; `NON_FINITE`: a loss or gradient is not a number.
- */
-export class CoordinatorError extends Schema.TaggedError<CoordinatorError>()("CoordinatorError", {
-  code: Schema.Literals(["NO_WORKERS", "NON_FINITE", "INTERNAL"]),
-  message: Schema.String,
-  hint: Schema.String
-}) {}
 
 export interface CoordinateOptions {
   readonly job: TrainingJob
@@ -91,6 +83,8 @@ export const coordinate = Effect.fn("Coordinator.run")(function* (
 
   const changed = new Changed()
   const members = new Membership(node, fingerprint, initialWeightsSha256, changed, onEvent)
+  /** A job that ends without a result says so: its workers need not look for it again. */
+  yield* Effect.addFinalizer(exit => members.stop(reasonOf(exit)))
   const round = new Round(job.lanes, parameterCount)
   const reduced = sharedFloats(parameterCount)
   const speed = new Speed(job.lanes * job.microBatch)
@@ -282,6 +276,8 @@ export const coordinate = Effect.fn("Coordinator.run")(function* (
 
   const applyRound = Effect.gen(function* () {
     const { loss } = round.finish(reduced)
+    // All of them have arrived: none is left to be revoked.
+    placements = []
     const step = expected
     const bad = firstNonFinite(reduced)
     if (bad >= 0 || !Number.isFinite(loss)) {

@@ -70,6 +70,8 @@ export const WorkerProtocol = RpcGroup.make(
     })
   }),
   /** All steps are applied: says with which result. */
-  Rpc.make("Finish", { payload: { steps: Count }, success: Schema.Struct({ weightsSha256: Sha256 }) })
+  Rpc.make("Finish", { payload: { steps: Count }, success: Schema.Struct({ weightsSha256: Sha256 }) }),
+  /** The job ends without being done, for this reason: there is nothing to come back for. */
+  Rpc.make("Stop", { payload: { reason: ShortText } })
 )
 export type WorkerRpcs = RpcGroup.Rpcs<typeof WorkerProtocol>

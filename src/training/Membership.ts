@@ -6,6 +6,7 @@ import type { Session } from "../transport/Session.ts"
 import type { Changed } from "./Changed.ts"
 import { firstDifference, type Fingerprint } from "./Fingerprint.ts"
 import type { JobEvent } from "./JobEvent.ts"
+import { remoteCall } from "./RemoteCall.ts"
 import { JobMismatch, JobOver, mismatchOf, WorkerProtocol, workerService, type WorkerRpcs } from "./JobProtocol.ts"
 
 /** A worker that has joined, by the session that it joined over. */
@@ -15,6 +16,9 @@ export interface Member {
   readonly client: RpcPeer.Client<WorkerRpcs>
   readonly scope: Scope.Closeable
 }
+
+/** How long a worker may take to hear that the job has ended. */
+const stopDeadlineMs = 2_000
 
 /** Members of one job at once: each gets lanes, of which there are at most 256, or waits as a spare. */
 export const maxMembers = 512
@@ -118,6 +122,16 @@ export class Membership {
     return Effect.andThen(
       this.drop(member, reason),
       Effect.sync(() => member.session.fail("TIMEOUT", reason))
+    )
+  }
+
+  /** Tells all members that the job ends for this reason, unless its result is known. */
+  stop(reason: string): Effect.Effect<void> {
+    if (this.ended) return Effect.void
+    return Effect.forEach(
+      this.list,
+      ({ client }) => Effect.ignore(client.Stop({ reason }).pipe(remoteCall(stopDeadlineMs))),
+      { concurrency: "unbounded", discard: true }
     )
   }
 }

@@ -42,6 +42,8 @@ export class Replica {
   /** Steps applied to the parameters. */
   applied = 0
   finished = false
+  /** Why the coordinator ended the job before it was done. */
+  stopped: string | undefined
   readonly evaluations = new Map<number, Evaluation>()
   readonly #free: Array<Float32Array> = []
   readonly #arrived: Array<

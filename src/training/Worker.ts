@@ -1,4 +1,4 @@
-import { Deferred, Effect, Exit, Random, Schedule, Schema, type Scope } from "effect"
+import { Clock, Deferred, Effect, Exit, Random, Schedule, Schema, type Scope } from "effect"
 import { maximalSubtrees } from "../compute/LaneTree.ts"
 import { ComputeThread, type ComputeError } from "../compute/ComputeThread.ts"
 import { bytesOf, gradientExchanger, sendTensor, type ExchangerRpcs } from "../node/GradientExchanger.ts"
@@ -103,13 +103,20 @@ export const work = Effect.fn("Worker.run")(function* <E>(
     Effect.scoped(serveSession(node, session, replica, exchanger, fingerprint, initialWeightsSha256))
 
   let session = first
+  let refusedSinceMs: number | undefined
   while ((yield* member(session)) === "lost") {
     if (session.ended === undefined) {
+      const nowMs = yield* Clock.currentTimeMillis
+      refusedSinceMs ??= nowMs
+      if (nowMs - refusedSinceMs > coordinatorPatienceMs) {
+        return yield* new WorkerError({ code: "UNREACHABLE", message: "the coordinator no longer serves its job" })
+      }
       // It lives, but the coordinator does not serve its job: not yet, or no longer.
       yield* Effect.sleep(lastRedialMs)
       continue
     }
     yield* Effect.logWarning(`the session with the coordinator is lost (${session.ended.message}); dialling it again`)
+    refusedSinceMs = undefined
     session = yield* redial(node, coordinator)
   }
   return { steps: replica.steps }
@@ -166,7 +173,10 @@ const serveSession = Effect.fnUntraced(function* (
   if (joined.success.steps === 0) yield* compute.initialise
   yield* Effect.forkScoped(replica.applyArrivals(session))
   const computing = yield* Effect.forkScoped(computeLanes(replica, session, exchanger, joined.success.client))
-  const gone = Effect.as(Deferred.await(session.closed), undefined)
+  const gone = Effect.raceFirst(
+    Effect.asVoid(Deferred.await(session.closed)),
+    changed.until(() => (replica.stopped === undefined ? undefined : true))
+  )
   const failed = Effect.flatMap(
     Effect.callback<Exit.Exit<unknown, ComputeError>>(resume => {
       computing.addObserver(exit => resume(Effect.succeed(exit)))
@@ -175,6 +185,9 @@ const serveSession = Effect.fnUntraced(function* (
   )
   yield* Effect.raceFirst(gone, failed)
   changed.notify()
+  if (replica.stopped !== undefined) {
+    return yield* new WorkerError({ code: "JOB_OVER", message: `the coordinator ended the job: ${replica.stopped}` })
+  }
   return replica.finished ? ("done" as const) : ("lost" as const)
 })
 
@@ -228,6 +241,13 @@ const workerHandlers = (replica: Replica, session: Session) => {
             }),
             Effect.orDie
           )
+      ),
+    Stop: ({ reason }: { readonly reason: string }) =>
+      byCoordinator(
+        Effect.sync(() => {
+          replica.stopped = reason
+          changed.notify()
+        })
       )
   } satisfies { readonly [Tag in WorkerRpcs["_tag"]]: unknown }
 }

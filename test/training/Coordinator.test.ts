@@ -98,7 +98,8 @@ const withRogue = (rogueIdentity: LocalIdentity, set: Set, manners: Manners) =>
     const handlers = WorkerProtocol.toLayer({
       StartView: ({ view, base, lanes }) => Effect.asVoid(Queue.offer(views, [view, base, lanes])),
       Evaluate: () => manners.evaluate ?? Effect.never,
-      Finish: () => Effect.succeed({ weightsSha256: "0".repeat(64) })
+      Finish: () => Effect.succeed({ weightsSha256: "0".repeat(64) }),
+      Stop: () => Effect.void
     })
     yield* Effect.provide(node.serve(workerService, WorkerProtocol), handlers)
     const client = yield* node.client(session, coordinatorService, CoordinatorProtocol)
