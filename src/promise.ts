@@ -255,9 +255,8 @@ const handlersOf = <Rpcs extends Rpc.Any>(protocol: RpcGroup.RpcGroup<Rpcs>, han
 
 const promiseFrom = (call: AnyHandler, payload: unknown, fail: ReturnType<typeof thrown>) =>
   Effect.flatMap(RpcPeer.caller, ({ peer }) =>
-    Effect.catch(
-      Effect.tryPromise({ try: async signal => call(payload, { peer, signal }), catch: error => ({ error }) }),
-      ({ error }) => fail(error)
+    Effect.tryPromise({ try: async signal => call(payload, { peer, signal }), catch: error => ({ error }) }).pipe(
+      Effect.catch(({ error }) => fail(error))
     )
   )
 

@@ -1,7 +1,7 @@
 /** Starts three runners, kills the one that an entity lives on, then the one that a singleton runs on, and shows that both go on. */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import { Cluster, isPeerId, PeerNode, RpcPeer, type PeerId } from "artifice"
-import { Effect, Layer, Semaphore } from "effect"
+import { Deferred, Effect, Layer, Semaphore } from "effect"
 import * as MessageStorage from "effect/cluster/MessageStorage"
 import { spawn, type ChildProcess } from "node:child_process"
 import { createInterface } from "node:readline"
@@ -31,9 +31,10 @@ const start = (runner: string, token: string) =>
       })
   )
 
-/** Pairs who enters with all who are inside already. */
-const door = Effect.fnUntraced(function* (node: PeerNode["Service"]) {
+/** Pairs who enters with all who are inside already; done when so many are. */
+const door = Effect.fnUntraced(function* (node: PeerNode["Service"], expected: number) {
   const inside: Array<PeerId> = []
+  const complete = yield* Deferred.make<void>()
   const oneByOne = yield* Semaphore.make(1)
   const enter = Effect.gen(function* () {
     const { peer } = yield* RpcPeer.caller
@@ -44,20 +45,25 @@ const door = Effect.fnUntraced(function* (node: PeerNode["Service"]) {
       yield* entering.Join({ token })
     }
     inside.push(peer)
+    if (inside.length === expected) yield* Deferred.succeed(complete, undefined)
   })
   const handlers = Door.toLayer({ Enter: () => Effect.orDie(oneByOne.withPermits(1)(enter)) })
   yield* Effect.provide(node.serve("door", Door), handlers)
+  return Deferred.await(complete)
 })
 
 const program = Effect.gen(function* () {
   const node = yield* PeerNode
-  yield* door(node)
+  const runners = ["ann", "bea", "cat"]
+  const allInside = yield* door(node, runners.length)
   const children = new Map<string, ChildProcess>()
-  for (const runner of ["ann", "bea", "cat"]) {
+  for (const runner of runners) {
     const { token } = yield* node.invite({ name: runner })
     children.set(runner, yield* start(runner, token))
   }
   const kill = (runner: string) => Effect.sync(() => children.get(runner)?.kill("SIGKILL"))
+
+  yield* allInside
 
   const greeter = (yield* Greeter.client)("friend")
   const greet = greeter.Greet({ name: "world" })

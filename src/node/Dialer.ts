@@ -75,7 +75,7 @@ export const makeDialer = Effect.fnUntraced(function* (
       // The dial under way may go to other addresses than these.
       return addresses === undefined
         ? Deferred.await(joined)
-        : Effect.catch(Deferred.await(joined), () => connect(peerId, addresses))
+        : Deferred.await(joined).pipe(Effect.catch(() => connect(peerId, addresses)))
     })
 
   const reach = Effect.fnUntraced(function* (peerId: PeerId) {

@@ -3,7 +3,7 @@ import type { ActorRef } from "../actor/ActorRef.ts"
 import { concat, u32 } from "../protocol/Bytes.ts"
 import type { Session } from "../transport/Session.ts"
 import { failure, sessionError, type SessionError } from "../transport/SessionError.ts"
-import { adminKinds, type AdminChannel } from "./AdminChannel.ts"
+import { PairCommit, PairOk, type AdminChannel } from "./AdminChannel.ts"
 import type { RegistryRpcs } from "./PeerRegistry.ts"
 
 /** Pairing is the first generation of a pair's key; rotation makes the next ones. */
@@ -35,8 +35,8 @@ export const commitPairing = Effect.fn("Pairing.commit")(function* (
     registry.client.PutPairKey({ document, generation: firstGeneration, key, state: "pending", addresses }),
     peerId
   )
-  yield* admin.send(adminKinds.pairCommit, { generation: firstGeneration })
-  yield* admin.expect(adminKinds.pairOk, commitTimeoutMs)
+  yield* admin.send(PairCommit, { generation: firstGeneration })
+  yield* admin.expect(PairOk, commitTimeoutMs)
   yield* stored(registry.client.Seen({ peerId }), peerId)
 })
 
@@ -49,7 +49,7 @@ export const acceptPairing = Effect.fn("Pairing.accept")(function* (
   inviteId: string
 ) {
   const { document, id, peerId } = session.peer
-  const { generation } = yield* admin.expect(adminKinds.pairCommit, commitTimeoutMs)
+  const { generation } = yield* admin.expect(PairCommit, commitTimeoutMs)
   if (generation !== firstGeneration)
     return yield* failure("MALFORMED", `pairing with generation ${String(generation)}`, peerId)
   const key = pairKeyOf(session, id, self)
@@ -57,5 +57,5 @@ export const acceptPairing = Effect.fn("Pairing.accept")(function* (
     registry.client.PutPairKey({ document, generation, key, state: "active", addresses: [], closesInvite: inviteId }),
     peerId
   )
-  yield* admin.send(adminKinds.pairOk, { generation })
+  yield* admin.send(PairOk, { generation })
 })

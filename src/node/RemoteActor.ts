@@ -166,7 +166,7 @@ export const makeRefs = Effect.fnUntraced(function* (
         )
         return Effect.succeed(Stream.unwrap(begun))
       }
-      const done = Effect.flatMap(method(tag), ({ found, explain }) => Effect.catch(found(input), explain))
+      const done = Effect.flatMap(method(tag), ({ found, explain }) => found(input).pipe(Effect.catch(explain)))
       const timeout = () => Effect.fail(new AskTimeout({ actor: path, tag, deadlineMs }))
       return Effect.timeoutOrElse(Effect.scoped(done), { duration: deadlineMs, orElse: timeout })
     }

@@ -1,4 +1,5 @@
 import { Deferred, Effect } from "effect"
+import { defaultMaxStreams } from "../protocol/constants.ts"
 import type { MuxStream } from "../protocol/MuxStream.ts"
 import { streamClasses } from "../protocol/Packets.ts"
 import type { Session } from "../transport/Session.ts"
@@ -67,7 +68,14 @@ export class SessionRouter {
       this.#adminSeen = true
       Deferred.doneUnsafe(this.#admin, Effect.succeed(new AdminChannel(this.session, stream)))
     } else if (this.#held === undefined) this.#dispatch(stream)
-    else this.#held.push(stream)
+    else this.#hold(stream, this.#held)
+  }
+
+  /** A peer that opens and resets streams before it is known must not make the list grow. */
+  #hold(stream: MuxStream, held: ReadonlyArray<MuxStream>): void {
+    const open = held.filter(({ closed }) => closed === undefined)
+    if (open.length >= defaultMaxStreams) stream.reset("BUSY")
+    else this.#held = [...open, stream]
   }
 
   #dispatch(stream: MuxStream): void {

@@ -27,6 +27,8 @@ const batchBytes = maxRecordPayloadBytes
 const queuedBytes = maxSocketBufferBytes / 2
 /** How often liveness is looked at. */
 const livenessTickMs = 5_000
+/** How long a sending key is used (§3.3). */
+const keyUpdateMs = 3_600_000
 
 /**
  * An encrypted, authenticated session with one peer: streams in both directions over one connection. Bytes move in plain callbacks;
@@ -66,8 +68,7 @@ export class Session {
     this.#connection = connection
     const events = {
       onReady: () => this.#onReady?.(),
-      onStream: (stream: MuxStream) =>
-        this.#onStream === undefined ? void this.#early.push(stream) : this.#onStream(stream),
+      onStream: (stream: MuxStream) => (this.#onStream === undefined ? this.#hold(stream) : this.#onStream(stream)),
       onPong: () => undefined,
       onGoodbye: (goodbye: GoodbyePacket) => this.#onGoodbye(goodbye),
       onWritable: () => this.#schedule(),
@@ -102,6 +103,10 @@ export class Session {
     const early = this.#early
     this.#early = []
     for (const stream of early) onStream(stream)
+  }
+
+  #hold(stream: MuxStream): void {
+    this.#early = [...this.#early.filter(({ closed }) => closed === undefined), stream]
   }
 
   /** Opens a stream. Fails where the session has ended or the other side allows no more streams. */
@@ -143,9 +148,15 @@ export class Session {
     this.#fail(new ProtocolError(code, reason))
   }
 
-  /** Pings a silent peer and gives a dead one up; runs as long as the scope of the session. */
+  /** Pings a silent peer and gives a dead one up, and changes keys every hour; runs as long as the scope of the session. */
   keepAlive(): Effect.Effect<void, never, Scope.Scope> {
+    let keyAgeMs = 0
     const tick = Effect.sync(() => {
+      keyAgeMs += livenessTickMs
+      if (keyAgeMs >= keyUpdateMs) {
+        keyAgeMs = 0
+        this.#mux.updateKey()
+      }
       this.#quietMs += livenessTickMs
       if (this.#quietMs >= deadAfterMs)
         this.#fail(new ProtocolError("TIMEOUT", `nothing was received for ${deadAfterMs / 1000} s`))

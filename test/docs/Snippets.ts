@@ -7,7 +7,7 @@ import { root } from "./Pages.ts"
 
 const start = promisify(execFile)
 
-/** A folder below the root, which git, the linters and the house overlook; its own kind of file is gone when `use` is done. */
+/** Modules in a folder below the root that git and the linters overlook; it is gone when `use` is done. */
 export const withModules = async <A>(
   modules: Readonly<Record<string, string>>,
   use: (paths: ReadonlyMap<string, string>, folder: string) => Promise<A>
@@ -15,7 +15,7 @@ export const withModules = async <A>(
   mkdirSync(join(root, ".artifice"), { recursive: true })
   const folder = mkdtempSync(join(root, ".artifice", "docs-"))
   try {
-    const paths = new Map(Object.entries(modules).map(([name, code]) => [name, join(folder, `${name}.ts`)] as const))
+    const paths = new Map(Object.keys(modules).map(name => [name, join(folder, `${name}.ts`)] as const))
     for (const [name, path] of paths) writeFileSync(path, modules[name] ?? "")
     writeFileSync(join(folder, "package.json"), '{ "type": "module" }')
     return await use(paths, folder)

@@ -153,7 +153,7 @@ describe("an entity of Effect Cluster", () => {
         const reversed = yield* worker.Reverse({ bytes })
         return { reversed, counted: yield* Stream.runCollect(worker.Count({ to: 5 })) }
       }).pipe(Effect.provideContext(client))
-      assert.deepStrictEqual(reversed, Uint8Array.from({ length: 100_000 }, (_, i) => i).reverse())
+      assert.deepStrictEqual(reversed, Uint8Array.from({ length: 100_000 }, (_, i) => i).toReversed())
       assert.deepStrictEqual(counted, [1, 2, 3, 4, 5])
     })
   )
