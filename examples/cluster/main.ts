@@ -11,7 +11,7 @@ import { config, Door, Greeter, Introduction, leaseMs, peer } from "./shared.ts"
 /** When the singleton's beats came, by the clock of this machine, and from which runner. */
 const ticks: Array<{ readonly runner: string; readonly at: number }> = []
 
-const start = (runner: string, token: string) =>
+const start = (runner: string, token: string, onFailure: (what: string) => void) =>
   Effect.acquireRelease(
     Effect.sync(() => {
       const script = fileURLToPath(new URL("runner.ts", import.meta.url))
@@ -20,6 +20,10 @@ const start = (runner: string, token: string) =>
       createInterface(child.stdout).on("line", line => {
         const [word, at] = line.split(" ")
         if (word === "tick") ticks.push({ runner, at: Number(at) })
+        else console.error(`${runner}: ${line}`)
+      })
+      child.once("exit", (code, signal) => {
+        if (code !== 0 && signal !== "SIGKILL") onFailure(`${runner} ended with ${code ?? signal}`)
       })
       return child
     }),
@@ -57,13 +61,15 @@ const program = Effect.gen(function* () {
   const runners = ["ann", "bea", "cat"]
   const allInside = yield* door(node, runners.length)
   const children = new Map<string, ChildProcess>()
+  const broken = yield* Deferred.make<never, Error>()
+  const onFailure = (what: string) => void Deferred.doneUnsafe(broken, Effect.fail(new Error(what)))
   for (const runner of runners) {
     const { token } = yield* node.invite({ name: runner })
-    children.set(runner, yield* start(runner, token))
+    children.set(runner, yield* start(runner, token, onFailure))
   }
   const kill = (runner: string) => Effect.sync(() => children.get(runner)?.kill("SIGKILL"))
 
-  yield* allInside
+  yield* Effect.raceFirst(allInside, Deferred.await(broken))
 
   const greeter = (yield* Greeter.client)("friend")
   const greet = greeter.Greet({ name: "world" })

@@ -13,6 +13,8 @@ export interface ComputeInfo extends EpochPlan {
   readonly leaves: ReadonlyArray<Leaf>
   readonly parameterCount: number
   readonly backend: Backend
+  /** SHA-256 in hex of the traced loss and gradient: two modules that compute something else differ in it. */
+  readonly programSha256: string
   readonly dataset: { readonly digest: string; readonly trainExamples: number; readonly testExamples: number }
 }
 
@@ -42,6 +44,9 @@ export interface EvaluationResult {
   readonly lossSum: number
   readonly metricSums: Readonly<Record<string, number>>
 }
+
+const firstExamples = ({ train }: LoadedDataset, count: number) =>
+  train.batch(Uint32Array.from({ length: count }, (_, index) => index))
 
 /** A node computation was abandoned between two lanes. */
 export const cancelled: unique symbol = Symbol("cancelled")
@@ -109,6 +114,9 @@ export class ComputeEngine {
       leaves: model.leaves,
       parameterCount: model.parameterCount,
       backend: model.backend,
+      programSha256: createHash("sha256")
+        .update(model.program(firstExamples(dataset, microBatch), Uint32Array.of(0, 0)))
+        .digest("hex"),
       dataset: { digest: dataset.digest, trainExamples: dataset.train.count, testExamples: dataset.test.count }
     }
     const layout = optimizerLayout(job.optimizer)

@@ -72,6 +72,12 @@ class CompiledJaxModel<Parameters extends ParameterTree, Inputs extends BatchTen
   readonly parameterCount: number
   readonly #init: (key: Tensor) => Array<Tensor>
   readonly #step: (leaves: Array<Tensor>, batch: BatchTensors, key: Tensor, one: Tensor) => [Tensor, Array<Tensor>]
+  readonly #trace: (
+    leaves: Array<Tensor>,
+    batch: BatchTensors,
+    key: Tensor,
+    one: Tensor
+  ) => { readonly jaxpr: { readonly toString: () => string; readonly dispose: () => void } }
   readonly #evaluation: (leaves: Array<Tensor>, batch: BatchTensors) => Array<Tensor>
   readonly #metrics: ReadonlyArray<string>
   readonly #one = toDevice(Float32Array.of(1), [])
@@ -102,11 +108,14 @@ class CompiledJaxModel<Parameters extends ParameterTree, Inputs extends BatchTen
       )
     // jax-js 0.1.25 loses the padding of a padded literal, and so the gradient of `x.slice(0).sum()`, where the derivative
     // that reaches the slice is the literal 1. A factor that it cannot know to be 1 keeps literals out; the bits stay.
-    this.#step = jax.jit(
-      jax.valueAndGrad((arrays: Array<Tensor>, batch: BatchTensors, key: Tensor, one: Tensor) =>
-        loss(arrays, batch, key).mul(one)
-      )
+    const step = jax.valueAndGrad((arrays: Array<Tensor>, batch: BatchTensors, key: Tensor, one: Tensor) =>
+      loss(arrays, batch, key).mul(one)
     )
+    this.#trace = jax.makeJaxpr((arrays: Array<Tensor>, batch: BatchTensors, key: Tensor, one: Tensor) => {
+      const [value, gradients] = step(arrays, batch, key, one)
+      return [value, ...gradients]
+    })
+    this.#step = jax.jit(step)
     const metrics = Object.entries(definition.metrics ?? {})
     this.#metrics = metrics.map(([name]) => name)
     this.#evaluation = jax.jit((arrays: Array<Tensor>, batch: BatchTensors) => [
@@ -138,6 +147,14 @@ class CompiledJaxModel<Parameters extends ParameterTree, Inputs extends BatchTen
       offset += size
       return toDevice(part, shape)
     })
+  }
+
+  program(batch: Batch, key: Uint32Array): string {
+    const leaves = this.leaves.map(({ shape }) => toDevice(new Float32Array(sizeOf(shape)), shape))
+    const { jaxpr } = this.#trace(leaves, upload(batch), toDevice(key, [2]), this.#one.ref)
+    const text = jaxpr.toString()
+    jaxpr.dispose()
+    return text
   }
 
   gradient(batch: Batch, key: Uint32Array, gradient: Float32Array): number {

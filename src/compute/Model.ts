@@ -42,6 +42,12 @@ export interface CompiledModel {
    * @throws ModelError when one is not finite
    */
   readonly initialise: (key: Uint32Array, parameters: Float32Array) => void
+  /**
+   * The operations of loss and gradient for a batch of this shape, as text that is the same on every machine. Values of arrays that the
+   * loss closes over are not in it.
+   * @throws ModelError when the loss is not a scalar
+   */
+  readonly program: (batch: Batch, key: Uint32Array) => string
   /** Takes a copy of `parameters` for the calls that follow. */
   readonly setParameters: (parameters: Float32Array) => void
   /**

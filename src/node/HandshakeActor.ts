@@ -13,7 +13,14 @@ import type { ResponderConfig } from "../protocol/Responder.ts"
 import type { SessionParameters } from "../protocol/SessionParameters.ts"
 import { Cryptography } from "../transport/Cryptography.ts"
 import { initiate, respond, type ConnectionRequest, type PeerList } from "../transport/Handshakes.ts"
-import { formatAddress, Network, parseAddress, type Address, type Connection } from "../transport/Network.ts"
+import {
+  formatAddress,
+  Network,
+  parseAddress,
+  type Address,
+  type Connection,
+  type NetworkError
+} from "../transport/Network.ts"
 import type { Session } from "../transport/Session.ts"
 import { failure, SessionError } from "../transport/SessionError.ts"
 import { HandshakePools } from "./HandshakePools.ts"
@@ -50,6 +57,7 @@ export interface HandshakeActorOptions {
   readonly listen: Address | undefined
   /** Told the bound address at each start; the same port is asked for again after a restart. */
   readonly onListening: (address: Address) => void
+  readonly onListenFailure: (error: NetworkError) => void
   /** Takes a session whose peer is known to the registry. */
   readonly adopt: (router: SessionRouter) => Effect.Effect<void, SessionError>
 }
@@ -150,7 +158,12 @@ export const handshakeActor = (options: HandshakeActorOptions) =>
         run(answer(connection))
       }
 
-      if (options.listen !== undefined) options.onListening(yield* network.listen(options.listen, accept))
+      if (options.listen !== undefined) {
+        const listening = network.listen(options.listen, accept)
+        options.onListening(
+          yield* Effect.tapError(listening, error => Effect.sync(() => options.onListenFailure(error)))
+        )
+      }
 
       const minimumVersion = (target: DialTarget): number =>
         (target.mode === modes.invite ? undefined : view.table.peer(target.peer.peerId)?.minimumVersion) ??

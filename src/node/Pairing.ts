@@ -37,7 +37,7 @@ export const commitPairing = Effect.fn("Pairing.commit")(function* (
   )
   yield* admin.send(PairCommit, { generation: firstGeneration })
   yield* admin.expect(PairOk, commitTimeoutMs)
-  yield* stored(registry.client.Seen({ peerId }), peerId)
+  yield* stored(registry.client.Seen({ peerId, activates: true }), peerId)
 })
 
 /** The inviting side: stores the key as active, which ends the invitation, and says so. */

@@ -190,7 +190,7 @@ const make = Effect.fn("PeerNode.make")(function* (options: PeerNodeOptions) {
     yield* Effect.mapError(root.spawn(actor, sessionActor(router)), spawnFailure)
   })
 
-  const bound = yield* Deferred.make<Address>()
+  const bound = yield* Deferred.make<Address, SessionError>()
   const handshakes = yield* Effect.mapError(
     root.spawn(
       "handshake",
@@ -209,16 +209,16 @@ const make = Effect.fn("PeerNode.make")(function* (options: PeerNodeOptions) {
           address = chosen
           Deferred.doneUnsafe(bound, Effect.succeed(chosen))
         },
+        // The first attempt tells: an address that is taken is an error at the start, not after all restarts.
+        onListenFailure: error =>
+          Deferred.doneUnsafe(bound, Effect.fail(new SessionError({ code: "LISTEN", detail: error.message }))),
         adopt
       })
     ),
     spawnFailure
   )
   if (options.listen !== undefined) {
-    yield* Effect.mapError(
-      Effect.raceFirst(Deferred.await(bound), root.failure),
-      error => new SessionError({ code: "LISTEN", detail: error.message })
-    )
+    yield* Effect.raceFirst(Deferred.await(bound), Effect.mapError(root.failure, spawnFailure))
   }
 
   const dial = (request: DialRequest): Effect.Effect<Session, SessionError> =>
@@ -245,9 +245,13 @@ const make = Effect.fn("PeerNode.make")(function* (options: PeerNodeOptions) {
     }
     const where = addresses ?? view.table.peer(peerId)?.addresses ?? []
     let last = failure("INTERNAL", "no address of this peer is known", peerId)
-    for (const keys of view.table.dialKeys(peerId)) {
+    for (const { keys, pending } of view.table.dialKeys(peerId)) {
       const attempt = yield* Effect.result(dial(new DialRequest({ mode: modes.paired, keys, peer }, where)))
-      if (attempt._tag === "Success") return attempt.success
+      if (attempt._tag === "Success") {
+        // Pairing was cut off after the other side had stored the key: this session shows that it has.
+        if (pending) yield* Effect.mapError(registry.client.Seen({ peerId, activates: true }), spawnFailure)
+        return attempt.success
+      }
       last = attempt.failure
       if (last.code === "UNREACHABLE") break
     }
@@ -270,6 +274,11 @@ const make = Effect.fn("PeerNode.make")(function* (options: PeerNodeOptions) {
       const invitation = yield* Effect.try({ try: () => decodeInvite(token), catch: error => sessionError(error) })
       if (invitation.expiresAt * 1000 <= clock.currentTimeMillisUnsafe()) {
         return yield* failure("INVITE_USED", "the token has run out: ask for a new one", invitation.peerId)
+      }
+      // Paired before, or cut off while pairing: the key that is here may work, and then the token is not needed.
+      if (view.table.identity(invitation.peerId) !== undefined) {
+        const known = yield* Effect.result(dialer.connect(invitation.peerId, invitation.addresses))
+        if (known._tag === "Success") return known.success
       }
       const keys = inviteKeys(invitation.secret, Buffer.from(invitation.peerId, "hex"))
       return yield* dial(new DialRequest({ mode: modes.invite, keys, peerId: invitation.peerId }, invitation.addresses))

@@ -41,8 +41,15 @@ export const RegistryProtocol = RpcGroup.make(
     },
     error: errors
   }),
-  /** A session with this peer exists: its keys are active, this is where it was reached. */
-  Rpc.make("Seen", { payload: { peerId: Schema.String, address: Schema.optionalKey(Schema.String) }, error: errors }),
+  /** A session with this peer exists, reached at `address`. `activates`: the other side holds the pending key, which replaces the others. */
+  Rpc.make("Seen", {
+    payload: {
+      peerId: Schema.String,
+      address: Schema.optionalKey(Schema.String),
+      activates: Schema.optionalKey(Schema.Boolean)
+    },
+    error: errors
+  }),
   Rpc.make("Remove", { payload: { peerId: Schema.String }, success: Schema.Boolean, error: errors }),
   Rpc.make("List", { success: Schema.Array(PeerRecord) })
 )
@@ -106,7 +113,7 @@ export const peerRegistry = (self: PublicIdentity, view: RegistryView) =>
           change(table => {
             const { peerId } = parseIdentity(document)
             const known = table.peer(peerId)
-            const others = (known?.pairKeys ?? []).filter(old => state === "pending" && old.generation !== generation)
+            const others = state === "active" ? [] : (known?.pairKeys ?? []).filter(old => old.state === "active")
             table.putPeer({
               peerId,
               document,
@@ -117,17 +124,15 @@ export const peerRegistry = (self: PublicIdentity, view: RegistryView) =>
             })
             if (closesInvite !== undefined) table.removeInvite(closesInvite)
           }),
-        Seen: ({ peerId, address }) =>
+        Seen: ({ peerId, address, activates }) =>
           Effect.gen(function* () {
             const known = isPeerId(peerId) ? view.table.peer(peerId) : undefined
             if (known === undefined) return yield* new RegistryRefusal({ reason: `no peer ${peerId} is known here` })
             const seconds = yield* now
             const others = known.addresses.filter(other => other !== address)
             const addresses = address === undefined ? others : [address, ...others].slice(0, maxAddressesPeer)
-            const newest = Math.max(...known.pairKeys.map(({ generation }) => generation))
-            const pairKeys = known.pairKeys.map(pair =>
-              pair.generation === newest ? { ...pair, state: "active" as const } : pair
-            )
+            const pending = activates === true ? known.pairKeys.findLast(({ state }) => state === "pending") : undefined
+            const pairKeys = pending === undefined ? known.pairKeys : [{ ...pending, state: "active" as const }]
             yield* change(table =>
               table.putPeer({ ...known, addresses, pairKeys, lastSeen: seconds, minimumVersion: protocolVersion })
             )

@@ -52,13 +52,19 @@ export class PeerTable implements Directory {
     return this.#invites.get(id)
   }
 
-  /** The keys for dialling a peer, the newest generation first: a key that the other side does not know meets silence. */
-  dialKeys(peerId: PeerId): ReadonlyArray<PairKeys> {
+  /**
+   * The keys for dialling a peer, in the order to try them: a key that the other side does not know meets silence. The newest generation
+   * first, a pending key before the active one that it is to replace.
+   */
+  dialKeys(peerId: PeerId): ReadonlyArray<{ readonly keys: PairKeys; readonly pending: boolean }> {
     const known = this.#peers.get(peerId)
     if (known === undefined) return []
     return known.record.pairKeys
-      .toSorted((a, b) => b.generation - a.generation)
-      .map(({ key }) => derivePairKeys(key, this.#self.id, known.identity.id))
+      .toSorted((a, b) => b.generation - a.generation || Number(b.state === "pending") - Number(a.state === "pending"))
+      .map(({ key, state }) => ({
+        keys: derivePairKeys(key, this.#self.id, known.identity.id),
+        pending: state === "pending"
+      }))
   }
 
   /** Adds or replaces a peer. Throws ProtocolError MALFORMED where its document is not an identity document. */
@@ -66,9 +72,9 @@ export class PeerTable implements Directory {
     const identity = parseIdentity(record.document)
     this.removePeer(identity.peerId)
     this.#peers.set(identity.peerId, { record, identity })
-    for (const { generation, key } of record.pairKeys) {
+    for (const [index, { key }] of record.pairKeys.entries()) {
       this.#tags.set({
-        name: `${identity.peerId}/${generation}`,
+        name: `${identity.peerId}/${index}`,
         mode: modes.paired,
         keys: derivePairKeys(key, identity.id, this.#self.id),
         peer: identity,
@@ -80,7 +86,7 @@ export class PeerTable implements Directory {
   removePeer(peerId: string): boolean {
     const known = isPeerId(peerId) ? this.#peers.get(peerId) : undefined
     if (known === undefined) return false
-    for (const { generation } of known.record.pairKeys) this.#tags.delete(`${known.identity.peerId}/${generation}`)
+    for (const index of known.record.pairKeys.keys()) this.#tags.delete(`${known.identity.peerId}/${index}`)
     return this.#peers.delete(known.identity.peerId)
   }
 

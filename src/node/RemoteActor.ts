@@ -162,7 +162,7 @@ export const makeRefs = Effect.fnUntraced(function* (
       const { _tag: tag } = rpc
       if (RpcSchema.isStreamSchema(rpc.successSchema)) {
         const begun = Effect.map(method(tag), ({ found, explain }) =>
-          Stream.catch(found(input), error => Stream.fromEffect(explain(error)))
+          found(input).pipe(Stream.catch(error => Stream.fromEffect(explain(error))))
         )
         return Effect.succeed(Stream.unwrap(begun))
       }

@@ -1,20 +1,19 @@
-import { Deferred, Effect, Fiber, Semaphore, type Exit, type Scope } from "effect"
+import { Deferred, Effect, Fiber, Semaphore, type Scope } from "effect"
 import { toHex } from "../protocol/Bytes.ts"
 import type { PeerId } from "../protocol/Identity.ts"
-import type { MessageChunk, MuxStream } from "../protocol/MuxStream.ts"
+import type { MuxStream } from "../protocol/MuxStream.ts"
 import { streamClasses } from "../protocol/Packets.ts"
-import { ProtocolError } from "../protocol/ProtocolError.ts"
+import type { ProtocolError } from "../protocol/ProtocolError.ts"
 import { recordTypes } from "../protocol/Records.ts"
 import type { Session } from "../transport/Session.ts"
 import type { SessionError } from "../transport/SessionError.ts"
+import { TensorArrival } from "./TensorArrival.ts"
 import {
-  allocate,
   bytesOfShape,
   dtypeOf,
   TensorExpired,
   TensorNotTaken,
   TensorQuota,
-  TensorTruncated,
   TensorUnknown,
   TensorWrongPeer,
   type PutError,
@@ -26,12 +25,14 @@ import {
 /** What one peer may make this one hold. The same numbers hold back what this peer puts for one other. */
 export interface TensorLimits {
   /**
-   * Tensors put and not yet taken, each holding up to a stream's window (1 MiB). Default 8: half of the window that all bulk streams of a
-   * session share, so that tensors nobody takes cannot stop a gradient.
+   * Tensors put and not yet taken, each of which may fill a stream's window (1 MiB). Default 8: half of the window that all bulk streams of
+   * a session share, so that tensors nobody takes cannot stop a gradient.
    */
   readonly maxRefs: number
-  /** Bytes of the arrays into which tensors are arriving. Default 1 GiB. */
+  /** Bytes of the arrays into which tensors arrive. Default 1 GiB. */
   readonly maxBytes: number
+  /** Bytes that may arrive before anyone asks for them; the rest of a larger tensor waits for its `take`. Default 64 MiB. */
+  readonly maxBytesAhead: number
   /** Milliseconds until a tensor that nobody takes is given up. Default 30 s. */
   readonly expiryMs: number
   /** Milliseconds that a taken tensor may need to arrive: size over the slowest line. Default 10 min. */
@@ -41,6 +42,7 @@ export interface TensorLimits {
 export const defaultTensorLimits: TensorLimits = {
   maxRefs: 8,
   maxBytes: 1024 ** 3,
+  maxBytesAhead: 64 * 1024 ** 2,
   expiryMs: 30_000,
   transferMs: 10 * 60_000
 }
@@ -74,7 +76,7 @@ export interface Tensors {
 
 /** What is known of one session's tensors. */
 interface Arrivals {
-  readonly waiting: Map<number, { readonly stream: MuxStream; readonly timer: Fiber.Fiber<void> }>
+  readonly waiting: Map<number, { readonly arrival: TensorArrival; readonly timer: Fiber.Fiber<void> }>
   readonly expired: Set<number>
 }
 
@@ -99,32 +101,50 @@ export const makeTensors = Effect.fnUntraced(function* (options: {
   const services = yield* Effect.context<never>()
   const arrivals = new WeakMap<Session, Arrivals>()
   const places = new WeakMap<Session, Semaphore.Semaphore>()
-  const arrivingBytes = new Map<string, number>()
+  /** Bytes of the arrays of each peer's arrivals. */
+  const heldBytes = new Map<string, number>()
   const after = (delayMs: number, then: () => void) =>
     Fiber.runIn(Effect.runForkWith(services)(Effect.delay(Effect.sync(then), delayMs)), scope)
+
+  const hold = (peer: string, bytes: number, limit: number): boolean => {
+    const held = (heldBytes.get(peer) ?? 0) + bytes
+    if (held > limit) return false
+    heldBytes.set(peer, held)
+    return true
+  }
+  const letGo = (peer: string, bytes: number): void => {
+    const held = (heldBytes.get(peer) ?? 0) - bytes
+    if (held > 0) heldBytes.set(peer, held)
+    else heldBytes.delete(peer)
+  }
 
   const arrivalsOf = (session: Session): Arrivals => {
     const known = arrivals.get(session) ?? { waiting: new Map(), expired: new Set() }
     arrivals.set(session, known)
-    for (const [id, { stream, timer }] of known.waiting) {
-      if (stream.closed === undefined) continue
-      known.waiting.delete(id)
-      timer.interruptUnsafe()
-    }
     return known
   }
 
   yield* onBulk(service, (stream, session) => {
+    const { peerId } = session.peer
     const { waiting, expired } = arrivalsOf(session)
     if (waiting.size >= limits.maxRefs) return stream.reset("LIMIT", `${limits.maxRefs} tensors wait already`)
+    const drop = (): boolean => {
+      const entry = waiting.get(stream.id)
+      if (entry === undefined) return false
+      waiting.delete(stream.id)
+      entry.timer.interruptUnsafe()
+      letGo(peerId, entry.arrival.heldBytes)
+      return true
+    }
     const timer = after(limits.expiryMs, () => {
-      if (!waiting.delete(stream.id)) return
+      if (!drop()) return
       stream.reset("TIMEOUT", "nobody took the tensor")
       expired.add(stream.id)
       const [oldest] = expired
       if (expired.size > maxRemembered && oldest !== undefined) expired.delete(oldest)
     })
-    waiting.set(stream.id, { stream, timer })
+    const admit = (bytes: number): boolean => hold(peerId, bytes, Math.min(limits.maxBytes, limits.maxBytesAhead))
+    waiting.set(stream.id, { arrival: new TensorArrival(stream, peerId, admit, drop), timer })
   })
 
   const put: Tensors["put"] = Effect.fnUntraced(function* (array, peer, { shape = [array.length] } = {}) {
@@ -163,86 +183,46 @@ export const makeTensors = Effect.fnUntraced(function* (options: {
     return { ref, taken: Deferred.await(taken) }
   })
 
-  /** The stream of a ref, for this one taker. */
-  const claim = (ref: TensorRef, peer: string): Effect.Effect<MuxStream, TakeError> =>
-    Effect.suspend((): Effect.Effect<MuxStream, TakeError> => {
+  /** The arrival of a ref, for this one taker. */
+  const claim = (ref: TensorRef, peer: string): Effect.Effect<TensorArrival, TakeError> =>
+    Effect.suspend((): Effect.Effect<TensorArrival, TakeError> => {
       if (ref.from !== peer) return Effect.fail(new TensorWrongPeer({ named: ref.from, peer }))
       const session = live(peer)
       const known = session === undefined ? undefined : arrivalsOf(session)
-      const waiting = known?.waiting.get(ref.stream)
-      if (known === undefined || waiting?.stream.name !== streamName(ref.id)) {
+      const entry = known?.waiting.get(ref.stream)
+      if (known === undefined || entry?.arrival.stream.name !== streamName(ref.id)) {
         const where = { peer, stream: ref.stream }
         return Effect.fail(known?.expired.has(ref.stream) ? new TensorExpired(where) : new TensorUnknown(where))
       }
-      const { stream, timer } = waiting
+      const { arrival, timer } = entry
       known.waiting.delete(ref.stream)
       timer.interruptUnsafe()
-      const others = arrivingBytes.get(peer) ?? 0
-      if (others + ref.bytes > limits.maxBytes) {
-        stream.reset("LIMIT", `more than ${limits.maxBytes} bytes of tensors`)
+      if (arrival.heldBytes === 0 && !hold(peer, ref.bytes, limits.maxBytes)) {
+        arrival.stream.reset("LIMIT", `more than ${limits.maxBytes} bytes of tensors`)
         return Effect.fail(new TensorQuota({ peer, of: "bytes", limit: limits.maxBytes }))
       }
-      arrivingBytes.set(peer, others + ref.bytes)
-      return Effect.succeed(stream)
-    })
-
-  const release = (stream: MuxStream, exit: Exit.Exit<unknown, unknown>, peer: string, bytes: number) =>
-    Effect.sync(() => {
-      if (exit._tag === "Failure") stream.reset("NORMAL", "the taker gave up")
-      const left = (arrivingBytes.get(peer) ?? 0) - bytes
-      if (left > 0) arrivingBytes.set(peer, left)
-      else arrivingBytes.delete(peer)
+      arrival.allocate(ref.bytes)
+      return Effect.succeed(arrival)
     })
 
   const take: Tensors["take"] = (ref, peer) =>
     Effect.acquireUseRelease(
       claim(ref, peer),
-      stream =>
-        Effect.timeoutOrElse(receive(stream, ref, peer), {
+      arrival =>
+        Effect.timeoutOrElse(arrival.take(ref), {
           duration: limits.transferMs,
           orElse: () => Effect.fail(new TensorExpired({ peer, stream: ref.stream }))
         }),
-      (stream, exit) => release(stream, exit, peer, ref.bytes)
+      (arrival, exit) =>
+        Effect.sync(() => {
+          if (exit._tag === "Failure") arrival.stream.reset("NORMAL", "the taker gave up")
+          letGo(peer, arrival.heldBytes)
+        })
     )
 
   const tensors: Tensors = { put, take }
   return tensors
 })
-
-const receive = (stream: MuxStream, ref: TensorRef, peer: string): Effect.Effect<TensorArray, TensorTruncated> =>
-  Effect.callback(resume => {
-    const array = allocate(ref.dtype, ref.bytes)
-    const target = new Uint8Array(array.buffer)
-    let filled = 0
-    const truncated = (receivedBytes: number, reason: string): void =>
-      resume(
-        Effect.fail(new TensorTruncated({ peer, stream: stream.id, expectedBytes: ref.bytes, receivedBytes, reason }))
-      )
-    const wrongSize = (bytes: number): void => {
-      stream.reset("MALFORMED", "the stream and the ref differ in size")
-      truncated(bytes, "the stream and the ref differ in size")
-    }
-    const onChunk = (chunk: MessageChunk): void => {
-      if (chunk.type !== recordTypes.rawData || (chunk.first && filled > 0))
-        throw new ProtocolError("UNEXPECTED", "more than one tensor on its stream")
-      const { bytes, last, total } = chunk
-      if (total !== undefined && total !== ref.bytes) return wrongSize(total)
-      const end = filled + bytes.length
-      if (end > ref.bytes || (last && end < ref.bytes)) return wrongSize(end)
-      target.set(bytes, filled)
-      filled = end
-      stream.consumed(chunk)
-      if (!last) return
-      stream.acknowledge(chunk.messageId)
-      stream.finish()
-      resume(Effect.succeed(array))
-    }
-    stream.receive({
-      onChunk,
-      onEnd: () => (filled < ref.bytes ? wrongSize(filled) : undefined),
-      onClose: reason => truncated(filled, reason.message)
-    })
-  })
 
 const notTaken = (reason: ProtocolError, peer: string, stream: number, limits: TensorLimits): PutError => {
   switch (reason.code) {

@@ -27,11 +27,8 @@ export const dtypeOf = (array: TensorArray): DType => {
   throw new TypeError(`${Object.prototype.toString.call(array)} is no tensor`)
 }
 
-/** A new array of zeros. */
-export const allocate = (dtype: DType, bytes: number): TensorArray => {
-  const make = arrays[dtype]
-  return new make(bytes / make.BYTES_PER_ELEMENT)
-}
+/** The array of all bytes of a buffer, without a copy. */
+export const arrayOf = (dtype: DType, buffer: ArrayBuffer): TensorArray => new arrays[dtype](buffer)
 
 export const bytesOfShape = (dtype: DType, shape: ReadonlyArray<number>): number =>
   shape.reduce((product, length) => product * length, arrays[dtype].BYTES_PER_ELEMENT)

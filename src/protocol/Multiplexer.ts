@@ -264,7 +264,7 @@ export class Multiplexer {
   }
 
   #onFirstRecord({ type, flags, stream, payload }: Record): void {
-    if (type !== recordTypes.ready || flags !== 0 || stream !== 0 || payload.length > 0)
+    if (type !== recordTypes.ready || flags !== 0 || stream !== 0 || payload.length > 0 || this.#opener.epoch > 0)
       throw new ProtocolError("UNEXPECTED", "READY must be first")
     this.#ready = true
     this.#events.onReady()

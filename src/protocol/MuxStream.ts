@@ -214,7 +214,7 @@ export class MuxStream {
   /** Whether `next` would give a record now. */
   get ready(): boolean {
     const message = this.#queue[0]
-    if (message === undefined) return this.#finishing && !this.#finished
+    if (message === undefined) return this.#finishing && !this.#finished && this.#closed === undefined
     return message.free || this.#credit() >= (message.started ? 0 : firstPrefixBytes) + (message.waiting > 0 ? 1 : 0)
   }
 

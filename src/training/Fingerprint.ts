@@ -42,6 +42,7 @@ export const fingerprintOf = (job: TrainingJob, info: ComputeInfo): Fingerprint 
   ["backend.version", info.backend.version],
   ["backend.strict", String(info.backend.strict)],
   ["backend.threads", String(info.backend.threads)],
+  ["model.program.sha256", info.programSha256],
   ["model.parameters", String(info.parameterCount)],
   ...info.leaves.map(({ path, shape }) => [`model.leaf.${path}`, JSON.stringify(shape)] as const)
 ]

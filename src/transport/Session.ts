@@ -1,4 +1,5 @@
 import { Deferred, Effect, type Scope } from "effect"
+import { wipe } from "../protocol/Bytes.ts"
 import {
   deadAfterMs,
   goodbyeWaitMs,
@@ -75,6 +76,8 @@ export class Session {
       onFailure: (error: ProtocolError) => this.#fail(error)
     }
     this.#mux = new Multiplexer(secrets, own, events, engine)
+    // The records have their own copies.
+    wipe(secrets.sendSecret, secrets.receiveSecret)
   }
 
   /** Takes over the connection. `firstBytes` followed the handshake in the same read; `onReady` is called when READY has been opened. */

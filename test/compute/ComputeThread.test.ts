@@ -221,8 +221,9 @@ describe("The compute thread", () => {
       fault: "small",
       reason: "Dataset",
       message: "7 training examples, fewer than one global batch of 2 lanes × 4 examples"
-    }
-  ] as const)("fails to start with a $fault dataset", ({ fault, reason, message }) =>
+    },
+    { fault: "vector", reason: "Model", message: "loss must return a scalar, but its result has the shape [4, 1]" }
+  ] as const)("fails to start with what cannot be computed: $fault", ({ fault, reason, message }) =>
     Effect.gen(function* () {
       const error = yield* Effect.flip(faulty(fault))
       assert.strictEqual(error.reason, reason)
@@ -247,7 +248,6 @@ describe("The compute thread", () => {
 
   it.live.each([
     { fault: "throws", reason: "Job", message: "no such example" },
-    { fault: "vector", reason: "Model", message: "loss must return a scalar, but its result has the shape [4, 1]" },
     { fault: "exits", reason: "Crashed", message: "ended by itself with code 3" },
     { fault: "rejects", reason: "Crashed", message: "forgotten promise" }
   ] as const)("fails the running, the waiting and every later call when the job $fault", ({ fault, reason, message }) =>

@@ -78,6 +78,21 @@ describe("A jax-js model", () => {
     }
   })
 
+  it("shows the operations of its loss: the same twice, another for another constant, memory untouched", async () => {
+    const model = await compile(sum)
+    const batch = batchOf([1, 2, 3])
+    const program = model.program(batch, key)
+    assert.strictEqual(model.program(batch, key), program)
+    assert.strictEqual((await compile(sum)).program(batch, key), program)
+    const other = await compile({ ...sum, loss: ({ w }, { x }) => w.mul(x).sum().mul(2) })
+    assert.notStrictEqual(other.program(batch, key), program)
+    const parameters = Float32Array.of(1, 1, 1)
+    const gradient = new Float32Array(3)
+    model.setParameters(parameters)
+    assert.strictEqual(model.gradient(batch, key, gradient), 6)
+    assert.deepStrictEqual([...gradient], [1, 2, 3])
+  })
+
   it("needs no manual references: arrays, rows of arrays and captured values can be used again and again", async () => {
     const scale = np.array([1, 2, 3])
     const model = await compile({

@@ -172,18 +172,16 @@ describe("a singleton of Effect Cluster", () => {
     })
   )
 
-  it.live(
-    "stops on a runner that is cut off, by itself, before another starts it",
-    () =>
-      Effect.gen(function* () {
-        const { ann, bea, events, run } = yield* startCluster
-        yield* run("ann", ann)
-        assert.deepStrictEqual(yield* Queue.take(events), ["ann", "starts"])
-        yield* run("bea", bea)
-        ann.setCut(true)
-        yield* expectTurns(events, "ann", "bea")
-        ann.setCut(false)
-      })
+  it.live("stops on a runner that is cut off, by itself, before another starts it", () =>
+    Effect.gen(function* () {
+      const { ann, bea, events, run } = yield* startCluster
+      yield* run("ann", ann)
+      assert.deepStrictEqual(yield* Queue.take(events), ["ann", "starts"])
+      yield* run("bea", bea)
+      ann.setCut(true)
+      yield* expectTurns(events, "ann", "bea")
+      ann.setCut(false)
+    })
   )
 })
 

@@ -74,6 +74,21 @@ describe("a tensor by reference", () => {
     })
   )
 
+  it.live.each([0, 1024 ** 2, 64 * 1024 ** 2])(
+    "arrives whole with %d bytes let in before it is asked for",
+    maxBytesAhead =>
+      Effect.gen(function* () {
+        const { host, guest } = yield* meet({ tensors: { maxBytesAhead } })
+        const arrays = [ramp(700_000), ramp(1), ramp(900_000)]
+        const puts = yield* Effect.forEach(arrays, array => guest.tensors.put(array, alice.peerId))
+        yield* arrived
+        for (const [i, { ref, taken }] of puts.entries()) {
+          assert.deepStrictEqual(yield* host.tensors.take(ref, bob.peerId), arrays[i])
+          yield* taken
+        }
+      })
+  )
+
   it("does not decode where its bytes are not those of its shape", () => {
     const ref = { from: "a", id: "b", stream: 1, bytes: 12, dtype: "float32", shape: [3] }
     assert.isTrue(Schema.is(TensorRef)(ref))
@@ -143,8 +158,9 @@ describe("taking a tensor", () => {
       const ref = { from: bob.peerId, id: "slow", stream: stream.id, bytes: 64, dtype: "uint8", shape: [64] } as const
       const closed = yield* Deferred.make<void>()
       stream.receive({ onChunk: () => undefined, onClose: () => void Deferred.doneUnsafe(closed, Effect.void) })
-      const next = yield* guest.tensors.put(new Uint8Array(64), alice.peerId)
       const taking = yield* Effect.forkChild(takeOnceHere(host, ref, bob.peerId))
+      yield* arrived
+      const next = yield* guest.tensors.put(new Uint8Array(64), alice.peerId)
       yield* arrived
       const over = yield* Effect.flip(host.tensors.take(next.ref, bob.peerId))
       assert.strictEqual(over._tag, "TensorQuota")

@@ -29,6 +29,7 @@ const info: ComputeInfo = {
   parameterCount: 6,
   leaves: [{ path: "w", shape: [2, 3] }],
   backend: { name: "jax-js/wasm", version: "0.1.25", strict: true, threads: 1 },
+  programSha256: "cd".repeat(32),
   dataset: { digest: "ab".repeat(32), trainExamples: 769, testExamples: 10 }
 }
 
@@ -52,6 +53,7 @@ describe("The fingerprint of a job", () => {
       ["backend.version", "0.1.25"],
       ["backend.strict", "true"],
       ["backend.threads", "1"],
+      ["model.program.sha256", "cd".repeat(32)],
       ["model.parameters", "6"],
       ["model.leaf.w", "[2,3]"]
     ])

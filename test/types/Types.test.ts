@@ -7,7 +7,7 @@ import { assert, describe, it } from "vitest"
 const root = fileURLToPath(new URL("../../", import.meta.url))
 const source = fileURLToPath(new URL("./Protocols.ts", import.meta.url))
 
-/** The lines of the file that the compiler complains of. */
+/** What the compiler has to say of the file; what it imports is the concern of the type check of the whole. */
 const complaints = async (text: string): Promise<ReadonlyArray<string>> => {
   // Within the repository, so that the packages are found.
   await mkdir(join(root, ".artifice"), { recursive: true })
@@ -23,7 +23,7 @@ const complaints = async (text: string): Promise<ReadonlyArray<string>> => {
         resolve(stdout)
       )
     })
-    return output.split("\n").filter(line => / error TS\d+/.test(line))
+    return output.split("\n").filter(line => /Protocols\.ts\(\d+,\d+\): error TS\d+/.test(line))
   } finally {
     await rm(folder, { recursive: true, force: true })
   }

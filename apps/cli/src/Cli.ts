@@ -124,7 +124,7 @@ const id = Command.make("id", {}, () =>
     Effect.sync(() => ({ home: home() }))
   )
 ).pipe(
-  Command.withDescription("Show this machine's peer id, fingerprint and addresses"),
+  Command.withDescription("Show this machine's peer id and fingerprint"),
   Command.withExamples([{ command: "artifice id --json", description: "The same as one JSON object" }])
 )
 

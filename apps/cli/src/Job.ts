@@ -7,10 +7,10 @@ import {
   type FinishedEvent,
   type JobLoadError,
   type JobOptionError,
+  PeerNode,
   TrainingJob,
   coordinate
 } from "artifice"
-import type { PeerNode } from "artifice"
 import { isAbsolute, relative } from "node:path"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
@@ -46,6 +46,24 @@ export const tellablePath = (path: string): string => {
   return told.startsWith("..") || isAbsolute(told) ? "" : told.replaceAll("\\", "/")
 }
 
+/** Ends a command's work when the peer's supervision tree has given up: it would wait for ever for what cannot come. */
+export const whilePeerLives = <A, R>(
+  effect: Effect.Effect<A, CliFailure, R>
+): Effect.Effect<A, CliFailure, R | PeerNode> =>
+  Effect.flatMap(PeerNode, node =>
+    Effect.raceFirst(
+      effect,
+      Effect.mapError(node.failure, error =>
+        failed({
+          code: "PEER_FAILED",
+          message: error.message,
+          hint: "Run it again with --log-level debug for the details.",
+          cause: error
+        })
+      )
+    )
+  )
+
 /** Coordinates a loaded job until it is done. */
 export const coordinateJob = (
   job: TrainingJob,
@@ -64,5 +82,6 @@ export const coordinateJob = (
       error instanceof CoordinatorError
         ? failed({ code: error.code, message: error.message, hint: error.hint, cause: error })
         : computeFailure(error)
-    )
+    ),
+    whilePeerLives
   )

@@ -1,13 +1,15 @@
 import { Dataset, DatasetError, JaxModel, np, TrainingJob, type Batch } from "artifice"
 import { line, lineInit, lineModel, type LineBatch } from "./parts.ts"
 
-/** A job with the fault that its URL names: `faulty.ts?fault=throws`. */
+/** A job with the fault that its URL names: `faulty.ts?fault=throws`. The first batch, with which the model is traced, is sound. */
 const dataset = (fault: (indices: Uint32Array) => Batch | undefined) =>
   Dataset.make({
     name: "faulty",
     load: () => {
       const loaded = Dataset.fromArrays({ train: line(64), test: line(10) })
-      return { ...loaded, train: { count: 64, batch: indices => fault(indices) ?? loaded.train.batch(indices) } }
+      let batches = 0
+      const faultOf = (indices: Uint32Array) => (batches++ === 0 ? undefined : fault(indices))
+      return { ...loaded, train: { count: 64, batch: indices => faultOf(indices) ?? loaded.train.batch(indices) } }
     }
   })
 

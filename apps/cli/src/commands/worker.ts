@@ -3,7 +3,7 @@ import { isAbsolute, resolve } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Redacted from "effect/Redacted"
 import { CliFailure, failed, refused, wrongUsage } from "../CliFailure.ts"
-import { computeFailure, loadJob } from "../Job.ts"
+import { computeFailure, loadJob, whilePeerLives } from "../Job.ts"
 import type { CommandBody, WorkerOptions } from "../Options.ts"
 import { peerOfHome } from "../Peer.ts"
 
@@ -66,13 +66,14 @@ export const workerCommand: CommandBody<WorkerOptions> = (options, output) =>
           return { job: yield* loadJob(path, description.set), jobUrl: TrainingJob.url(path) }
         })
     }).pipe(
-      Effect.provideService(PeerNode, node),
       Effect.mapError(error =>
         error instanceof CliFailure
           ? error
           : error instanceof WorkerError
             ? workerFailure(error)
             : computeFailure(error)
-      )
+      ),
+      whilePeerLives,
+      Effect.provideService(PeerNode, node)
     )
   })
