@@ -96,14 +96,17 @@ export class TensorArrival {
     this.#settle()
   }
 
-  /** Tells the taker, and the sender, once there is a taker and either all bytes or a failure. */
+  /** Tells the taker, and the sender, once: when there is a taker and either all bytes or a failure. */
   #settle(): void {
     const taker = this.#taker
     if (taker === undefined) return
-    if (this.#failure !== undefined) return taker.resume(Exit.fail(this.#failure))
-    if (this.#lastMessageId === undefined || this.#bytes === undefined) return
-    this.stream.acknowledge(this.#lastMessageId)
-    this.stream.finish()
-    taker.resume(Exit.succeed(arrayOf(taker.ref.dtype, this.#bytes.buffer)))
+    if (this.#failure !== undefined) taker.resume(Exit.fail(this.#failure))
+    else if (this.#lastMessageId === undefined || this.#bytes === undefined) return
+    else {
+      this.stream.acknowledge(this.#lastMessageId)
+      this.stream.finish()
+      taker.resume(Exit.succeed(arrayOf(taker.ref.dtype, this.#bytes.buffer)))
+    }
+    this.#taker = undefined
   }
 }

@@ -17,15 +17,8 @@ import { MuxStream, type StreamHost } from "./MuxStream.ts"
 import type { OutgoingRecord } from "./OutgoingMessage.ts"
 import { codeName, ProtocolError, wireCode, type WireCode } from "./ProtocolError.ts"
 import { ReceiveWindow } from "./ReceiveWindow.ts"
-import {
-  messageTypes,
-  RecordOpener,
-  RecordSealer,
-  recordTypes,
-  streamTypes,
-  type CipherEngine,
-  type Record
-} from "./Records.ts"
+import type { CipherEngine } from "./CipherEngine.ts"
+import { messageTypes, RecordOpener, RecordSealer, recordTypes, streamTypes, type Record } from "./Records.ts"
 import type { SessionParameters } from "./SessionParameters.ts"
 import { StreamScheduler } from "./StreamScheduler.ts"
 

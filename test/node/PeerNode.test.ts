@@ -3,6 +3,7 @@ import { Effect, Schema } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
 import * as RpcPeer from "../../src/rpc/RpcPeer.ts"
 import { loopback, startNode } from "../support/nodes.ts"
+import { mallory } from "../support/protocolHandshake.ts"
 import { alice, bob } from "../support/vectors.ts"
 
 const Greeter = RpcGroup.make(
@@ -39,7 +40,10 @@ describe("two peers", () => {
       expect(again).not.toBe(session)
       const once = yield* guest.client(again, "greeter", Greeter)
       expect((yield* once.Greet({ name: "again" })).text).toBe("hello again")
-      const refused = yield* Effect.flip(guest.join(token))
+      // Who is paired needs the token no longer; for anybody else it is used up.
+      expect(yield* guest.join(token)).toBe(again)
+      const stranger = yield* startNode({ identity: mallory })
+      const refused = yield* Effect.flip(stranger.join(token))
       expect(refused.message).toContain("TRUNCATED")
     })
   )

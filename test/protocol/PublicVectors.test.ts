@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest"
 import { concat, fromHex, toHex } from "../../src/protocol/Bytes.ts"
 import { x25519Share } from "../../src/protocol/HandshakeCrypto.ts"
 import { extract, hkdfExpand } from "../../src/protocol/KeySchedule.ts"
-import { nodeCipherEngine } from "../../src/protocol/Records.ts"
+import { nodeCipherEngine } from "../../src/protocol/CipherEngine.ts"
 import { flipped } from "../support/protocolHandshake.ts"
 import { x25519FromSeed } from "../support/vectors.ts"
 

@@ -1,14 +1,7 @@
 import { describe, expect, it } from "vitest"
 import { concat, fromHex, toHex } from "../../src/protocol/Bytes.ts"
-import {
-  nodeCipherEngine,
-  RecordOpener,
-  RecordSealer,
-  recordTypes,
-  type CipherEngine,
-  type KeyLimits,
-  type Record
-} from "../../src/protocol/Records.ts"
+import { nodeCipherEngine, type CipherEngine } from "../../src/protocol/CipherEngine.ts"
+import { RecordOpener, RecordSealer, recordTypes, type KeyLimits, type Record } from "../../src/protocol/Records.ts"
 import { flipped } from "../support/protocolHandshake.ts"
 import { SeededRandom } from "../support/protocolRandom.ts"
 import { HostilePeer } from "../support/protocolSession.ts"

@@ -83,7 +83,7 @@ describe("a tensor by reference", () => {
         const puts = yield* Effect.forEach(arrays, array => guest.tensors.put(array, alice.peerId))
         yield* arrived
         for (const [i, { ref, taken }] of puts.entries()) {
-          assert.deepStrictEqual(yield* host.tensors.take(ref, bob.peerId), arrays[i])
+          assert.deepStrictEqual(yield* takeOnceHere(host, ref, bob.peerId), arrays[i])
           yield* taken
         }
       })

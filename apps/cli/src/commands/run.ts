@@ -33,6 +33,7 @@ export const runCommand: CommandBody<RunOptions> = (options, output) =>
     let alive = options.workers
     let started = false
     let lastWords = ""
+    let ending = false
 
     const onExit = (worker: WorkerProcess) =>
       Effect.flatMap(worker.exit, ({ code, signal }) => {
@@ -57,6 +58,8 @@ export const runCommand: CommandBody<RunOptions> = (options, output) =>
           job: options.job,
           home: join(home, `worker-${index}`),
           onStderrLine: line => {
+            // When this command is interrupted its workers are stopped with it: that they say so is no news.
+            if (ending) return Effect.void
             lastWords = oneLine(line)
             return output.note(`worker ${index}: ${lastWords}`)
           }
@@ -81,6 +84,7 @@ export const runCommand: CommandBody<RunOptions> = (options, output) =>
     )
     yield* coordinateJob(job, options, watched).pipe(
       Effect.provideService(PeerNode, node),
-      Effect.raceFirst(Deferred.await(deserted))
+      Effect.raceFirst(Deferred.await(deserted)),
+      Effect.onInterrupt(() => Effect.sync(() => (ending = true)))
     )
   })
