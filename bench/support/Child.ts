@@ -4,7 +4,6 @@ import { isRecord } from "../../src/compute/Options.ts"
 /** A process that answers one request at a time, in order; it ends with this one or by `stop`. */
 export interface Child<Request, Answers> {
   readonly ask: <Kind extends keyof Answers>(request: Request & { readonly kind: Kind }) => Promise<Answers[Kind]>
-  readonly pid: number | undefined
   readonly stop: () => void
 }
 
@@ -26,7 +25,6 @@ export const startChild = <Request extends { readonly kind: string }, Answers>(
         })
         child.send(request)
       }),
-    pid: child.pid,
     stop: () => child.disconnect()
   }
 }

@@ -74,10 +74,7 @@ export const artifice: Transport = {
     const { token, peerId } = JSON.parse(endpoint)
     const node = (peer ??= await startPeer(false))
     // The first connection pairs the two; the later ones are what a connection costs.
-    const made =
-      node.registry === undefined || session === undefined
-        ? await run(node.join(token))
-        : await run(node.connect(peerId))
+    const made = await run(session === undefined ? node.join(token) : node.connect(peerId))
     session = made
     return {
       open: async () => channelOf(await run(made.openStream(streamClasses.bulk, streamName))),

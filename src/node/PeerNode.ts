@@ -60,7 +60,7 @@ interface Live {
  * **Details** The root supervises (one-for-one) the registry, the handshake actor and one session actor per live session. A
  * session's crash ends that session; the registry and the handshake actor start again from the store.
  *
- * **Gotchas** There is one live session per peer. A session that is lost is not redialled by itself: call `connect` again.
+ * **Gotchas** There is one live session per peer. A lost session is made anew by whoever needs it next: a call of an `actor` ref, `connect`.
  */
 export class PeerNode extends Context.Service<
   PeerNode,

@@ -30,6 +30,8 @@ const describeRetries = 40
 const firstRedialMs = 250
 const lastRedialMs = 2_000
 const tensorDeadlineMs = 120_000
+/** How long a coordinator that has this member's result may take to end the session. */
+const goodbyeGraceMs = 10_000
 
 /**
  * The worker's part is over without the job being done. `REFUSED`: the coordinator does not know this machine, or its token is used or has
@@ -173,10 +175,13 @@ const serveSession = Effect.fnUntraced(function* (
   if (joined.success.steps === 0) yield* compute.initialise
   yield* Effect.forkScoped(replica.applyArrivals(session))
   const computing = yield* Effect.forkScoped(computeLanes(replica, session, exchanger, joined.success.client))
-  const gone = Effect.raceFirst(
-    Effect.asVoid(Deferred.await(session.closed)),
-    changed.until(() => (replica.stopped === undefined ? undefined : true))
+  // The coordinator ends the session when it has everyone's result; one that lives on for other work is not waited for.
+  const finished = Effect.andThen(
+    changed.until(() => (replica.finished ? true : undefined)),
+    Effect.sleep(goodbyeGraceMs)
   )
+  const stopped = changed.until(() => (replica.stopped === undefined ? undefined : true))
+  const gone = Effect.raceAllFirst([Effect.asVoid(Deferred.await(session.closed)), stopped, finished])
   const failed = Effect.flatMap(
     Effect.callback<Exit.Exit<unknown, ComputeError>>(resume => {
       computing.addObserver(exit => resume(Effect.succeed(exit)))
@@ -237,6 +242,7 @@ const workerHandlers = (replica: Replica, session: Session) => {
             Effect.andThen(compute.weightsSha256),
             Effect.map(weightsSha256 => {
               replica.finished = true
+              changed.notify()
               return { weightsSha256 }
             }),
             Effect.orDie
