@@ -35,7 +35,7 @@ const makeOutput = Effect.fnUntraced(function* (json: boolean): Effect.fn.Return
     {
       colors: canColor && process.stdout.isTTY,
       animate: canAnimate,
-      columns: () => process.stdout.columns ?? defaultColumns
+      columns: () => process.stdout.columns || defaultColumns
     }
   )
   yield* Effect.addFinalizer(() => output.end)
