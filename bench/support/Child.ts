@@ -7,6 +7,9 @@ export interface Child<Request, Answers> {
   readonly stop: () => void
 }
 
+/** The longest that one answer may take: a process that hangs must not hang the benchmark. */
+const answerTimeoutMs = 60_000
+
 export const startChild = <Request extends { readonly kind: string }, Answers>(
   module: URL,
   execArgv: ReadonlyArray<string> = []
@@ -16,8 +19,13 @@ export const startChild = <Request extends { readonly kind: string }, Answers>(
     ask: request =>
       new Promise((resolve, reject) => {
         const onExit = (code: number | null) => reject(new Error(`a process under test ended with code ${code}`))
+        const timeout = setTimeout(
+          () => reject(new Error(`no answer to ${JSON.stringify(request)} within ${answerTimeoutMs / 1000} s`)),
+          answerTimeoutMs
+        )
         child.once("exit", onExit)
         child.once("message", reply => {
+          clearTimeout(timeout)
           child.off("exit", onExit)
           if (isRecord(reply) && "error" in reply) reject(new Error(String(reply.error)))
           // A child answers a request of a kind with the answer of that kind.

@@ -42,9 +42,10 @@ export const fingerprintOf = (job: TrainingJob, info: ComputeInfo): Fingerprint 
   ["backend.version", info.backend.version],
   ["backend.strict", String(info.backend.strict)],
   ["backend.threads", String(info.backend.threads)],
-  ["model.program.sha256", info.programSha256],
   ["model.parameters", String(info.parameterCount)],
-  ...info.leaves.map(({ path, shape }) => [`model.leaf.${path}`, JSON.stringify(shape)] as const)
+  ...info.leaves.map(({ path, shape }) => [`model.leaf.${path}`, JSON.stringify(shape)] as const),
+  // Last, as the fields before it say more about what differs.
+  ["model.program.sha256", info.programSha256]
 ]
 
 /** SHA-256 in hex over the JSON text of the fields. */

@@ -21,11 +21,11 @@ describe("A worker that is not welcome", () => {
   it(
     "exits with 3 and says why, and the job of those who are goes on to the same weights",
     inWorld(async world => {
-      const coordinator = world.coordinator(["--min-workers", "4"])
-      await coordinator.event("invite", () => coordinator.all("invite").length === 4)
+      const coordinator = world.coordinator(["--min-workers", "5"])
+      await coordinator.event("invite", () => coordinator.all("invite").length === 5)
       const tokens = coordinator.all("invite").map(({ token }) => token)
-      const [first = "", second = "", third = "", fourth = ""] = tokens
-      assert.lengthOf(new Set(tokens), 4)
+      const [first = "", second = "", third = "", fourth = "", fifth = ""] = tokens
+      assert.lengthOf(new Set(tokens), 5)
       const worker = (home: string, ...args: ReadonlyArray<string>) => world.artifice(["worker", ...args], { home })
 
       // One that is welcome uses the first token up.
@@ -36,7 +36,8 @@ describe("A worker that is not welcome", () => {
       const differences = [
         { job: "otherMicroBatch", token: second, says: "microBatch is 9 here and 8 at the coordinator" },
         { job: "otherSeed", token: third, says: "seed is 8 here and 7 at the coordinator" },
-        { job: "otherModel", token: fourth, says: "model.parameters is 1430 here and 1408 at the coordinator" }
+        { job: "otherModel", token: fourth, says: "model.parameters is 1430 here and 1408 at the coordinator" },
+        { job: "otherLoss", token: fifth, says: "model.program.sha256 is [0-9a-f]{64} here and" }
       ]
       const refusals = [
         { code: "REFUSED", says: /does not know .* this token.*one machine, once/, given: ["--join", first] },
@@ -59,13 +60,13 @@ describe("A worker that is not welcome", () => {
       ].map(({ given, ...refusal }, index) => ({ ...refusal, worker: worker(`refused-${index}`, ...given) }))
       for (const { worker, code, says } of refusals) assert.match((await worker.failure(3, code)).line, says)
 
-      // Refused for their jobs, these three are paired all the same: with the right module they are let in.
+      // Refused for their jobs, these four are paired all the same: with the right module they are let in.
       const peer = coordinator.all("process")[0]?.peer ?? ""
-      const mended = [4, 5, 6].map(index => worker(`refused-${index}`, "--peer", peer, clouds))
+      const mended = [4, 5, 6, 7].map(index => worker(`refused-${index}`, "--peer", peer, clouds))
       const finished = await coordinator.finished()
       for (const each of [welcome, ...mended]) assert.strictEqual((await each.ended).code, 0)
       assert.strictEqual(finished.weightsSha256, (await trainedAlone(clouds)).weightsSha256)
-      assert.strictEqual(finished.members, 4)
+      assert.strictEqual(finished.members, 5)
       assert.lengthOf(coordinator.all("member-lost"), 0)
     })
   )

@@ -53,9 +53,9 @@ describe("The fingerprint of a job", () => {
       ["backend.version", "0.1.25"],
       ["backend.strict", "true"],
       ["backend.threads", "1"],
-      ["model.program.sha256", "cd".repeat(32)],
       ["model.parameters", "6"],
-      ["model.leaf.w", "[2,3]"]
+      ["model.leaf.w", "[2,3]"],
+      ["model.program.sha256", "cd".repeat(32)]
     ])
   })
 
