@@ -42,6 +42,7 @@ export { ProtocolError, type ProtocolErrorCode } from "./protocol/ProtocolError.
 export * as RpcPeer from "./rpc/RpcPeer.ts"
 export { PeerStore } from "./store/PeerStore.ts"
 export { Cryptography } from "./transport/Cryptography.ts"
+export { peerList, type PeerList } from "./transport/Handshakes.ts"
 export { formatAddress, Network, NetworkError, parseAddress, type Address } from "./transport/Network.ts"
 export * as NetworkTcp from "./transport/NetworkTcp.ts"
 export type { Session } from "./transport/Session.ts"

@@ -53,6 +53,8 @@ export interface HandshakeActorOptions {
   readonly registry: ActorRef<RegistryRpcs>
   readonly view: RegistryView
   readonly services: StreamServices
+  /** Further restricts which paired peers may come in. */
+  readonly allow: PeerList | undefined
   /** Where to listen; absent: this host only dials. */
   readonly listen: Address | undefined
   /** Told the bound address at each start; the same port is asked for again after a restart. */
@@ -89,7 +91,13 @@ export const handshakeActor = (options: HandshakeActorOptions) =>
       const unixSeconds = () => Math.floor(clock.currentTimeMillisUnsafe() / 1000)
       const config = { identity, parameters, suites, crypto }
 
-      const known: PeerList = { has: peerId => Effect.sync(() => view.table.peer(peerId) !== undefined) }
+      /** Paired, as the registry has it now, and on the operator's list where there is one. */
+      const known: PeerList = {
+        has: peerId =>
+          view.table.peer(peerId) === undefined
+            ? Effect.succeed(false)
+            : (options.allow?.has(peerId) ?? Effect.succeed(true))
+      }
 
       /** The session of a request: a paired peer is checked against the registry as it is now; a token's holder is paired first. */
       const enter = (request: ConnectionRequest): Effect.Effect<void, SessionError> => {

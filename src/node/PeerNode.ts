@@ -4,7 +4,7 @@ import * as Supervisor from "../actor/Supervisor.ts"
 import type { SupervisorFailed } from "../actor/ActorError.ts"
 import type { ActorRef } from "../actor/ActorRef.ts"
 import { compare, toHex } from "../protocol/Bytes.ts"
-import { simultaneousOpenMs, suiteX25519 } from "../protocol/constants.ts"
+import { sessionAgeMs, sessionDrainMs, simultaneousOpenMs, suiteX25519 } from "../protocol/constants.ts"
 import { modes } from "../protocol/HandshakeMessages.ts"
 import { isPeerId, type LocalIdentity, type PeerId } from "../protocol/Identity.ts"
 import { decodeInvite, encodeInvite, inviteKeys, makeInvite } from "../protocol/Invite.ts"
@@ -17,6 +17,7 @@ import { sessionChannel } from "../rpc/SessionChannel.ts"
 import { noPeers, PeerStore } from "../store/PeerStore.ts"
 import { Cryptography } from "../transport/Cryptography.ts"
 import { formatAddress, Network, type Address } from "../transport/Network.ts"
+import type { PeerList } from "../transport/Handshakes.ts"
 import type { Session } from "../transport/Session.ts"
 import { failure, SessionError, sessionError } from "../transport/SessionError.ts"
 import { makeDialer } from "./Dialer.ts"
@@ -39,6 +40,10 @@ export interface PeerNodeOptions {
    * attacker who records today and owns a quantum computer later. A suite that the other side does not have is not used.
    */
   readonly suites?: ReadonlyArray<number>
+  /** Which of the paired peers may come in, asked at each of their sessions before a byte is read. Default: all of them. */
+  readonly allow?: PeerList
+  /** Milliseconds after which a session is replaced by a new one. Default one day; the same on both sides. */
+  readonly sessionAgeMs?: number
   /** What each peer may make this one hold of tensors by reference. */
   readonly tensors?: Partial<TensorLimits>
 }
@@ -47,6 +52,10 @@ export interface PeerNodeOptions {
 const dialTimeoutMs = 30_000
 /** How long an invitation works unless told otherwise. */
 export const defaultInviteTtlMs = 10 * 60_000
+
+/** From this share of its age on a session may be replaced without being a rival: clocks and handshakes take time. */
+const agedShare = 0.9
+const drainTickMs = 1_000
 
 interface Live {
   readonly router: SessionRouter
@@ -147,6 +156,7 @@ const make = Effect.fn("PeerNode.make")(function* (options: PeerNodeOptions) {
   const view = { table: new PeerTable(identity, noPeers) }
   const services: StreamServices = { rpc: new Map(), bulk: new Map() }
   const live = new Map<PeerId, Live>()
+  const ageMs = options.sessionAgeMs ?? sessionAgeMs
   let sessions = 0
   let address: Address | undefined
 
@@ -163,12 +173,37 @@ const make = Effect.fn("PeerNode.make")(function* (options: PeerNodeOptions) {
     error => new SessionError({ code: "REGISTRY", detail: error.message })
   )
 
+  /** Lets the streams of a session end, for an hour at most, and then the session. The administrative stream does not count. */
+  const drain = (session: Session): Effect.Effect<void> =>
+    Effect.gen(function* () {
+      while (session.ended === undefined && session.openStreams > 1) yield* Effect.sleep(drainTickMs)
+    }).pipe(
+      Effect.timeoutOption(sessionDrainMs),
+      Effect.andThen(session.close("NORMAL", "a newer session with this peer has taken its place"))
+    )
+
+  /** Dials a new session when this one is of age: keys of a new agreement heal what a leak of the old ones would have opened. */
+  const renew = (router: SessionRouter): Effect.Effect<void> => {
+    const { session } = router
+    const current = () => session.ended === undefined && live.get(session.peer.peerId)?.router === router
+    return Effect.gen(function* () {
+      yield* Effect.sleep(ageMs)
+      while (current()) {
+        yield* Effect.ignore(dialPeer(session.peer.peerId))
+        yield* Effect.sleep(ageMs * (1 - agedShare))
+      }
+    }).pipe(Effect.raceFirst(Effect.asVoid(Deferred.await(session.closed))))
+  }
+
   const adopt = Effect.fn("PeerNode.adopt")(function* (router: SessionRouter) {
     const { session } = router
     const { peerId } = session.peer
     const now = clock.currentTimeMillisUnsafe()
     const old = live.get(peerId)
-    if (old !== undefined && old.router.session.ended === undefined) {
+    // Both sides see that the old session is about to be of age, so neither takes the new one for a rival.
+    if (old !== undefined && now - old.since >= ageMs * agedShare) {
+      yield* Effect.forkDetach(drain(old.router.session))
+    } else if (old !== undefined && old.router.session.ended === undefined) {
       const [loser, winner] = newerWins(old.router.session, session, now - old.since)
         ? [old.router.session, session]
         : [session, old.router.session]
@@ -188,6 +223,7 @@ const make = Effect.fn("PeerNode.make")(function* (options: PeerNodeOptions) {
     const dialled = session.role === "initiator" ? { address: formatAddress(session.remote) } : {}
     yield* Effect.mapError(registry.client.Seen({ peerId, ...dialled }), spawnFailure)
     yield* Effect.mapError(root.spawn(actor, sessionActor(router)), spawnFailure)
+    if (session.role === "initiator") yield* Effect.forkDetach(renew(router))
   })
 
   const bound = yield* Deferred.make<Address, SessionError>()
@@ -198,6 +234,7 @@ const make = Effect.fn("PeerNode.make")(function* (options: PeerNodeOptions) {
         identity,
         parameters: { ...defaultParameters, ...options.parameters },
         suites: options.suites ?? [suiteX25519],
+        allow: options.allow,
         registry,
         view,
         services,

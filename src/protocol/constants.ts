@@ -94,3 +94,6 @@ export const goodbyeWaitMs = 5_000
 export const maxSocketBufferBytes = 256 * 1024
 export const maxSessionsPerPeer = 1
 export const simultaneousOpenMs = 10_000
+/** §2.9: the side that dialled replaces a session of this age; its streams may end within the second. */
+export const sessionAgeMs = 24 * 3_600_000
+export const sessionDrainMs = 3_600_000

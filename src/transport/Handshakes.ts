@@ -7,7 +7,7 @@ import {
 } from "../protocol/constants.ts"
 import { modes } from "../protocol/HandshakeMessages.ts"
 import { Initiator, type InitiatorConfig } from "../protocol/Initiator.ts"
-import type { PublicIdentity } from "../protocol/Identity.ts"
+import type { PeerId, PublicIdentity } from "../protocol/Identity.ts"
 import { ProtocolError } from "../protocol/ProtocolError.ts"
 import { Responder, type ResponderConfig } from "../protocol/Responder.ts"
 import type { SessionSecrets } from "../protocol/Handshake.ts"
@@ -53,8 +53,8 @@ export const initiate = (connection: Connection, config: InitiatorConfig): Effec
 export interface ConnectionRequest {
   readonly peer: PublicIdentity
   readonly entry: DirectoryEntry
-  /** Resolves to the session where the peer is in the list, as it is now; else closes it with NOT_AUTHORIZED. */
-  readonly verify: (list: PeerList) => Effect.Effect<Session, SessionError>
+  /** Resolves to the session where the peer is the one that is allowed, or in the list as it is now; else closes it with NOT_AUTHORIZED. */
+  readonly verify: (allowed: PeerList | PeerId) => Effect.Effect<Session, SessionError>
   /** For an invitation only: takes the session of a peer that no list knows yet. */
   readonly unverify: Effect.Effect<Session, SessionError>
   /** Closes the session with TIMEOUT where nobody has decided: for the host, `verifyDeadlineMs` after READY. */
@@ -63,11 +63,13 @@ export interface ConnectionRequest {
 
 /** Peers that may come in: asked anew at each verification, so that one who was revoked during the handshake is refused. */
 export interface PeerList {
-  readonly has: (peerId: PublicIdentity["peerId"]) => Effect.Effect<boolean>
+  readonly has: (peerId: PeerId) => Effect.Effect<boolean>
 }
 
+const listOf = (allowed: PeerList | PeerId): PeerList => (typeof allowed === "string" ? peerList(allowed) : allowed)
+
 /** A list of these peers. */
-export const peerList = (...peers: ReadonlyArray<PublicIdentity["peerId"]>): PeerList => ({
+export const peerList = (...peers: ReadonlyArray<PeerId>): PeerList => ({
   has: peerId => Effect.succeed(peers.includes(peerId))
 })
 
@@ -136,9 +138,11 @@ const request = (session: Session, entry: DirectoryEntry): ConnectionRequest => 
   return {
     peer: session.peer,
     entry,
-    verify: list =>
+    verify: allowed =>
       once(
-        Effect.flatMap(list.has(session.peer.peerId), known => (known ? take : refuse("this peer is not in the list")))
+        Effect.flatMap(listOf(allowed).has(session.peer.peerId), known =>
+          known ? take : refuse("this peer is not in the list")
+        )
       ),
     unverify: once(entry.mode === modes.invite ? take : refuse("only an invitation can be taken without verification")),
     expire: Effect.suspend(() =>

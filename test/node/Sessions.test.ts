@@ -138,3 +138,51 @@ describe("A node that ends", () => {
     })
   )
 })
+
+describe("A session that is of age (§2.9)", () => {
+  it.live("is replaced by the side that dialled; a call on the old one ends in peace before it is closed", () =>
+    Effect.gen(function* () {
+      const watch = yield* makeWatch
+      const host = yield* startNode({ identity: alice, listen: loopback, sessionAgeMs: 300 })
+      const guest = yield* startNode({ identity: bob, sessionAgeMs: 300 })
+      yield* Effect.provide(host.serve("jobs", Jobs), handlers(watch))
+      yield* pair(host, guest)
+      const old = yield* guest.connect(alice.peerId)
+      const oldMark = markOf(old)
+      const jobs = yield* guest.client(old, "jobs", Jobs)
+      const waiting = yield* Effect.forkChild(jobs.Wait({ name: "old" }))
+      assert.strictEqual(yield* Queue.take(watch.events), "+old")
+      yield* until(() => {
+        const ours = markOf(guest.session(alice.peerId))
+        return ours !== undefined && ours !== oldMark && ours === markOf(host.session(bob.peerId)) ? true : undefined
+      })
+      // The old session carries its call until that is over.
+      assert.isUndefined(old.ended)
+      yield* Fiber.interrupt(waiting)
+      assert.strictEqual(yield* Queue.take(watch.events), "-old")
+    })
+  )
+})
+
+describe("A host with a list of its own", () => {
+  it.live("refuses a paired peer that is not in it with NOT_AUTHORIZED, as the list is at that moment", () =>
+    Effect.gen(function* () {
+      let welcome = true
+      const allow = { has: () => Effect.sync(() => welcome) }
+      const host = yield* startNode({ identity: alice, listen: loopback, allow })
+      const guest = yield* startNode({ identity: bob })
+      yield* pair(host, guest)
+      const session = yield* guest.connect(alice.peerId)
+      yield* session.close()
+      yield* until(() => (host.session(bob.peerId) === undefined ? true : undefined))
+      welcome = false
+      // The handshake itself succeeds: the refusal comes as a goodbye, before a stream is served.
+      const refused = yield* Effect.result(guest.connect(alice.peerId))
+      const code =
+        refused._tag === "Failure" ? refused.failure.code : (yield* Deferred.await(refused.success.closed)).code
+      assert.strictEqual(code, "NOT_AUTHORIZED")
+      welcome = true
+      assert.isUndefined((yield* guest.connect(alice.peerId)).ended)
+    })
+  )
+})
