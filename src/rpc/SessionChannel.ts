@@ -14,6 +14,13 @@ const closed = (error: ProtocolError): RpcChannelClosed =>
 export const sessionChannel = (session: Session, stream: MuxStream): RpcChannel => ({
   send: message =>
     Effect.callback<void, RpcChannelClosed>(resume => {
+      if (message.length > session.maxSendMessageBytes) {
+        // A call that cannot be said is answered by no one: its stream ends, the session and its other streams go on.
+        stream.reset(
+          "LIMIT",
+          `a message of ${message.length} bytes, the other side takes ${session.maxSendMessageBytes}`
+        )
+      }
       stream.send(recordTypes.admin, [message], error =>
         resume(error === undefined ? Effect.void : Effect.fail(closed(error)))
       )
@@ -21,7 +28,7 @@ export const sessionChannel = (session: Session, stream: MuxStream): RpcChannel 
   receive: (onMessage, onClose) =>
     receiveWhole(
       stream,
-      maxRpcMessageBytes,
+      Math.min(maxRpcMessageBytes, session.maxReceiveMessageBytes),
       ({ type, bytes }) => {
         if (type === recordTypes.admin) onMessage(bytes)
         else session.fail("UNEXPECTED", "data of another kind on an RPC stream")

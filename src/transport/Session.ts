@@ -59,7 +59,16 @@ export class Session {
   #quietMs = 0
   #onReady: (() => void) | undefined
 
+  /** Largest message that this side, and the other, buffers whole: bytes (§2.5, `mm`). */
+  readonly maxReceiveMessageBytes: number
+  readonly maxSendMessageBytes: number
+  /** The version of the application's own protocol that the other side announced (§2.5, `pv`). */
+  readonly peerApplicationVersion: number
+
   constructor(connection: Connection, secrets: SessionSecrets, own: SessionParameters, engine?: CipherEngine) {
+    this.maxReceiveMessageBytes = own.maxMessageBytes
+    this.maxSendMessageBytes = secrets.peerParameters.maxMessageBytes
+    this.peerApplicationVersion = secrets.peerParameters.applicationVersion
     this.peer = secrets.peer
     this.self = secrets.role === "initiator" ? secrets.initiator.id : secrets.responder.id
     this.role = secrets.role

@@ -186,3 +186,20 @@ describe("A host with a list of its own", () => {
     })
   )
 })
+
+describe("A message larger than the other side buffers (§2.5, mm)", () => {
+  it.live("is not sent: its stream ends with LIMIT, the session goes on", () =>
+    Effect.gen(function* () {
+      const host = yield* startNode({ identity: alice, listen: loopback, parameters: { maxMessageBytes: 4_096 } })
+      const guest = yield* startNode({ identity: bob })
+      yield* Effect.provide(host.serve("jobs", Jobs), handlers(yield* makeWatch))
+      yield* pair(host, guest)
+      const session = yield* guest.connect(alice.peerId)
+      const large = yield* guest.client(session, "jobs", Jobs)
+      assert.include(String(yield* Effect.flip(large.Echo({ text: "x".repeat(5_000) }))), "LIMIT")
+      assert.isUndefined(session.ended)
+      const small = yield* guest.client(session, "jobs", Jobs)
+      assert.strictEqual(yield* small.Echo({ text: "small" }), "small")
+    })
+  )
+})
