@@ -1,4 +1,5 @@
 import "./StrictWebAssembly.ts"
+import "./KernelInstances.ts"
 import { readFileSync } from "node:fs"
 import { findPackageJSON } from "node:module"
 import * as jax from "@jax-js/jax"
@@ -95,9 +96,10 @@ export const random: typeof jax.random = presentModule(jax.random)
 /** `jax.lax` without manual references: convolutions and other primitives. */
 export const lax: typeof jax.lax = presentModule(jax.lax)
 
-/** A concrete array of jax-js from flat data in row-major order; copies it, so it may be shared memory. */
+/** A concrete array of jax-js from flat data in row-major order, which may be shared memory: jax-js copies it into its own at once. */
 export const toDevice = (data: Float32Array | Int32Array | Uint32Array, shape: ReadonlyArray<number>): Tensor =>
-  jax.numpy.array(data.slice(), { shape: [...shape] })
+  // Its type asks for memory that is not shared; `Uint8Array.set`, which is all that happens to it, does not.
+  jax.numpy.array(data as Parameters<typeof jax.numpy.array>[0], { shape: [...shape] })
 
 /** True when products are rounded before they are added: 1 + 2⁻¹² squared, minus its rounded value, is zero only then. */
 const roundsProducts = (): boolean => {

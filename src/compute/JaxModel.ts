@@ -183,13 +183,17 @@ class CompiledJaxModel<Parameters extends ParameterTree, Inputs extends BatchTen
     return this.#uploaded.map(array => array.ref)
   }
 
-  /** Copies arrays in the order of the leaves to one flat array, and frees them. */
+  /**
+   * Copies arrays in the order of the leaves to one flat array, and frees them. What `dataSync` gives is a copy of its own: let go at once,
+   * or the megabytes of each step wait for the garbage collector.
+   */
   #read(arrays: ReadonlyArray<Tensor>, flat: Float32Array): void {
     let offset = 0
     for (const array of arrays) {
       const data = array.dataSync()
       flat.set(data, offset)
       offset += data.length
+      if (data.buffer instanceof ArrayBuffer) data.buffer.transfer(0)
     }
   }
 }
