@@ -1,7 +1,9 @@
 import { Context, Effect, Layer, Schema } from "effect"
-import { randomBytes } from "node:crypto"
-import { mkdir, open, readFile, rename, rm, type FileHandle } from "node:fs/promises"
-import { dirname } from "node:path"
+import type { DatabaseChanges, HashDatabaseOptions } from "./HashDatabase.ts"
+import * as HashDatabase from "./HashDatabase.ts"
+import type { StoreError } from "./StoreError.ts"
+
+export { StoreError } from "./StoreError.ts"
 
 /** What this host keeps about others: peers that it is paired with, and invitations that are still open. */
 
@@ -14,8 +16,11 @@ const PeerIdText = Schema.String.check(Schema.isPattern(/^[0-9a-f]{64}$/))
 export const PairKeyRecord = Schema.Struct({
   generation: Schema.Int,
   key: Bytes32,
-  state: Schema.Literals(["active", "pending"])
+  state: Schema.Literals(["active", "pending"]),
+  /** Unix seconds; absent: nobody knows, so it is old. */
+  madeAt: Schema.optionalKey(Schema.Int)
 })
+export interface PairKeyRecord extends Schema.Schema.Type<typeof PairKeyRecord> {}
 
 /** A peer that this host is paired with. */
 export const PeerRecord = Schema.Struct({
@@ -28,8 +33,12 @@ export const PeerRecord = Schema.Struct({
   addresses: Schema.Array(Schema.String),
   /** The lowest protocol version ever agreed with it. */
   minimumVersion: Schema.Int,
+  /** The least handshake suite that the operator allows for it; absent: any. */
+  minimumSuite: Schema.optionalKey(Schema.Int),
   /** Unix seconds of the last session; 0: never. */
-  lastSeen: Schema.Int
+  lastSeen: Schema.Int,
+  /** Unix seconds when it said that it has removed this host: its keys work no more. */
+  revokedAt: Schema.optionalKey(Schema.Int)
 })
 export interface PeerRecord extends Schema.Schema.Type<typeof PeerRecord> {}
 
@@ -38,8 +47,12 @@ export const InviteRecord = Schema.Struct({
   id: Schema.String,
   keys: Schema.Struct({ tag: Bytes32, mac1: Bytes32, retry: Bytes32, abort: Bytes32, psk: Bytes32 }),
   expiresAt: Schema.Int,
-  /** Whoever came first with the token: from then on it works for no other identity. */
-  claimedBy: Schema.optionalKey(Schema.Uint8Array)
+  /** As in the token, which is not believed; absent: 0. */
+  flags: Schema.optionalKey(Schema.Int),
+  /** Whoever came first with the token, an identity document: from then on it works for no other identity. */
+  claimedBy: Schema.optionalKey(Schema.Uint8Array),
+  /** Unix seconds since when it pairs nobody any more: it has, or its guest was turned away. Kept to say so to whoever comes with it. */
+  usedAt: Schema.optionalKey(Schema.Int)
 })
 export interface InviteRecord extends Schema.Schema.Type<typeof InviteRecord> {}
 
@@ -52,104 +65,89 @@ export interface StoredPeers extends Schema.Schema.Type<typeof StoredPeers> {}
 
 export const noPeers: StoredPeers = { format: 1, peers: [], invites: [] }
 
-/** The stored state could not be read or written; what was there before is still there. `path` says where, `detail` what to do. */
-export class StoreError extends Schema.TaggedError<StoreError>()("StoreError", {
-  path: Schema.String,
-  operation: Schema.Literals(["read", "write"]),
-  detail: Schema.String
-}) {
-  override get message() {
-    return `cannot ${this.operation} ${this.path}: ${this.detail}`
-  }
+/** What becomes different in one durable step: all of it, or, after a crash, nothing. Removals come first. */
+export interface PeerChange {
+  readonly putPeers?: ReadonlyArray<PeerRecord>
+  /** Ids of peers. */
+  readonly removePeers?: ReadonlyArray<string>
+  readonly putInvites?: ReadonlyArray<InviteRecord>
+  /** Ids of invitations. */
+  readonly removeInvites?: ReadonlyArray<string>
 }
 
-export const storeError =
-  (path: string, operation: "read" | "write") =>
-  (error: unknown): StoreError =>
-    new StoreError({ path, operation, detail: error instanceof Error ? error.message : String(error) })
+/** The state after a change. */
+export const applyChange = (state: StoredPeers, change: PeerChange): StoredPeers => {
+  const peers = new Map(state.peers.map(peer => [peer.peerId, peer]))
+  const invites = new Map(state.invites.map(invite => [invite.id, invite]))
+  for (const peerId of change.removePeers ?? []) peers.delete(peerId)
+  for (const id of change.removeInvites ?? []) invites.delete(id)
+  for (const peer of change.putPeers ?? []) peers.set(peer.peerId, peer)
+  for (const invite of change.putInvites ?? []) invites.set(invite.id, invite)
+  return { format: 1, peers: [...peers.values()], invites: [...invites.values()] }
+}
+
+/** What the file of a home holds: who this machine is, whom it is paired with, and the invitations that are open. */
+export const HomeEntry = Schema.Union([
+  /** The two private keys as PKCS #8 PEM. */
+  Schema.Struct({ kind: Schema.Literal("self"), sign: Schema.String, unwrap: Schema.String }),
+  Schema.Struct({ kind: Schema.Literal("peer"), peer: PeerRecord }),
+  Schema.Struct({ kind: Schema.Literal("invite"), invite: InviteRecord })
+])
+export type HomeEntry = Schema.Schema.Type<typeof HomeEntry>
+
+const peerKey = (peerId: string): string => `peer/${peerId}`
+const inviteKey = (id: string): string => `invite/${id}`
+
+/** A change of peers as one of the database that holds them. */
+export const homeChanges = (change: PeerChange): DatabaseChanges<HomeEntry> => ({
+  remove: [...(change.removePeers ?? []).map(peerKey), ...(change.removeInvites ?? []).map(inviteKey)],
+  put: [
+    ...(change.putPeers ?? []).map(peer => [peerKey(peer.peerId), { kind: "peer", peer }] as const),
+    ...(change.putInvites ?? []).map(invite => [inviteKey(invite.id), { kind: "invite", invite }] as const)
+  ]
+})
+
+/** The peers and invitations among the entries of a home. */
+export const peersOf = (entries: Iterable<readonly [key: string, entry: HomeEntry]>): StoredPeers => {
+  const peers: Array<PeerRecord> = []
+  const invites: Array<InviteRecord> = []
+  for (const [, entry] of entries) {
+    if (entry.kind === "peer") peers.push(entry.peer)
+    else if (entry.kind === "invite") invites.push(entry.invite)
+  }
+  return { format: 1, peers, invites }
+}
 
 /** Where the registry keeps what must survive it. */
 export class PeerStore extends Context.Service<
   PeerStore,
   {
     readonly load: Effect.Effect<StoredPeers, StoreError>
-    /** Durable when it returns. */
-    readonly save: (state: StoredPeers) => Effect.Effect<void, StoreError>
+    /** Durable when it returns, and all of it or nothing. */
+    readonly apply: (change: PeerChange) => Effect.Effect<void, StoreError>
   }
 >()("artifice/store/PeerStore") {
   /** Lives as long as the process: for peers that are paired anew each time, and for tests. */
   static readonly memory: Layer.Layer<PeerStore> = Layer.sync(PeerStore, () => {
     let held = noPeers
-    return { load: Effect.sync(() => held), save: state => Effect.sync(() => void (held = state)) }
+    return {
+      load: Effect.sync(() => held),
+      apply: change => Effect.sync(() => void (held = applyChange(held, change)))
+    }
   })
 
-  /** One JSON file, readable by its owner alone, replaced as a whole. */
-  static readonly file = (path: string): Layer.Layer<PeerStore> => Layer.succeed(PeerStore, fileStore(path))
-}
-
-const codec = Schema.fromJsonString(Schema.toCodecJson(StoredPeers))
-
-const fileStore = (path: string): PeerStore["Service"] => ({
-  load: readPrivateFile(path).pipe(
-    Effect.flatMap(text =>
-      text === undefined
-        ? Effect.succeed(noPeers)
-        : Schema.decodeEffect(codec)(text).pipe(
-            Effect.mapError(
-              () =>
-                new StoreError({
-                  path,
-                  operation: "read",
-                  detail: "the file is damaged or of another program; restore a copy or move it away"
-                })
-            )
-          )
+  /** An encrypted database: §5. It is open, and its lock held, as long as the layer. */
+  static readonly database = (
+    options: Omit<HashDatabaseOptions<HomeEntry>, "schema">
+  ): Layer.Layer<PeerStore, StoreError> =>
+    Layer.effect(
+      PeerStore,
+      Effect.map(HashDatabase.make({ ...options, schema: HomeEntry }), database => PeerStore.over(database))
     )
-  ),
-  save: state =>
-    Schema.encodeEffect(codec)(state).pipe(
-      Effect.mapError(storeError(path, "write")),
-      Effect.flatMap(text => writePrivateFile(path, text))
-    )
-})
 
-/** Reads a text file; undefined where there is none. */
-export const readPrivateFile = (path: string): Effect.Effect<string | undefined, StoreError> =>
-  Effect.tryPromise({
-    try: () =>
-      readFile(path, "utf8").catch((error: unknown) => {
-        if (error instanceof Error && "code" in error && error.code === "ENOENT") return undefined
-        throw error
-      }),
-    catch: storeError(path, "read")
+  /** The store over a database that is open. */
+  static readonly over = (database: HashDatabase.HashDatabase<HomeEntry>): PeerStore["Service"] => ({
+    load: Effect.map(database.entries, peersOf),
+    apply: change => database.change(homeChanges(change))
   })
-
-/** Replaces a file as a whole: a temporary file beside it, fsync, rename, fsync of the folder. Mode 0600 in a folder of mode 0700. */
-export const writePrivateFile = (path: string, text: string): Effect.Effect<void, StoreError> =>
-  Effect.tryPromise({ try: () => replaceFile(path, text), catch: storeError(path, "write") }).pipe(
-    Effect.uninterruptible
-  )
-
-const replaceFile = async (path: string, text: string): Promise<void> => {
-  const folder = dirname(path)
-  await mkdir(folder, { recursive: true, mode: 0o700 })
-  const temporary = `${path}.${randomBytes(6).toString("hex")}.tmp`
-  try {
-    await synced(open(temporary, "wx", 0o600), file => file.writeFile(text))
-    await rename(temporary, path)
-  } catch (error) {
-    await rm(temporary, { force: true })
-    throw error
-  }
-  await synced(open(folder, "r"), async () => undefined)
-}
-
-const synced = async (opening: Promise<FileHandle>, use: (file: FileHandle) => Promise<void>): Promise<void> => {
-  const file = await opening
-  try {
-    await use(file)
-    await file.sync()
-  } finally {
-    await file.close()
-  }
 }
