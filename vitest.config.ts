@@ -3,6 +3,7 @@ import { defineConfig } from "vitest/config"
 export default defineConfig({
   test: {
     pool: "forks",
+    globalSetup: ["test/support/services.ts"],
     testTimeout: 60_000,
     hookTimeout: 60_000,
     projects: [
