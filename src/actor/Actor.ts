@@ -20,6 +20,7 @@ import type { Rpc, RpcGroup } from "effect/rpc"
 import type { ActorRef } from "./ActorRef.ts"
 import type { Overflow } from "./Mailbox.ts"
 import type { Supervisor, SupervisionOptions } from "./Supervisor.ts"
+import type { Timers } from "./Timers.ts"
 
 /** Messages. A sender of small control messages fills it only when the actor is stuck; lower it where messages are large. */
 export const defaultMailboxCapacity = 1024
@@ -39,6 +40,8 @@ export type Handlers<Rpcs extends Rpc.Any> = {
 /** What a behaviour is built with. */
 export interface ActorContext<Rpcs extends Rpc.Any> {
   readonly self: ActorRef<Rpcs>
+  /** Messages to itself, later: `timers.periodic("beat", 1_000, "Beat", undefined)`. */
+  readonly timers: Timers<Rpcs>
   /** The children of this incarnation: they stop when it ends, and an escalation among them crashes this actor. */
   readonly children: Supervisor
   /** Takes no more messages, handles those that wait, then ends. Does not wait for that. */

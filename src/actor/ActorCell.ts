@@ -64,10 +64,7 @@ export class ActorCell {
       while (envelope?.cancelled === true) envelope = this.mailbox.take()
       if (envelope === undefined) return this.arrival
       this.current = envelope
-      return Effect.matchCauseEffect(this.handle(handlers, envelope), {
-        onSuccess: value => this.settled(Exit.succeed(value)),
-        onFailure: cause => this.failed(cause)
-      })
+      return Effect.matchCauseEffect(this.handle(handlers, envelope), this.outcome)
     }
     return Effect.whileLoop({
       while: () => !(this.draining && this.mailbox.size === 0),
@@ -104,36 +101,47 @@ export class ActorCell {
     Deferred.doneUnsafe(this.terminated, Effect.succeed(termination))
   }
 
-  private handle(handlers: AnyHandlers, envelope: Envelope): Effect.Effect<unknown, unknown> {
-    return Effect.suspend(() => {
-      const handler = handlers[envelope.tag]
-      if (handler === undefined)
-        return Effect.die(new Error(`the behaviour of ${this.path} has no handler for ${envelope.tag}`))
-      const reply = handler(envelope.payload)
-      if (!Stream.isStream(reply)) return reply
-      return Effect.succeed(Stream.interruptWhen(reply, Deferred.await(this.incarnation)))
-    })
+  private handle(handlers: AnyHandlers, { tag, payload }: Envelope): Effect.Effect<unknown, unknown> {
+    const handler = handlers[tag]
+    if (handler === undefined) return Effect.die(new Error(`the behaviour of ${this.path} has no handler for ${tag}`))
+    try {
+      const reply = handler(payload)
+      return Stream.isStream(reply)
+        ? Effect.succeed(Stream.interruptWhen(reply, Deferred.await(this.incarnation)))
+        : reply
+    } catch (error) {
+      return Effect.die(error)
+    }
   }
 
-  private settled(exit: Exit.Exit<unknown, unknown>): Effect.Effect<void> {
-    const { current } = this
-    this.current = undefined
-    if (current?.settle !== undefined) current.settle(exit)
-    else if (Exit.isFailure(exit) && current?.cancelled === false)
-      return Effect.logWarning(`${this.path}: ${current.tag} failed and its sender did not wait to hear it`, exit.cause)
-    return Effect.void
-  }
-
-  private failed(cause: Cause.Cause<unknown>): Effect.Effect<void, unknown> {
-    const isTyped = cause.reasons.length > 0 && cause.reasons.every(Cause.isFailReason)
-    if (isTyped) return this.settled(Exit.failCause(cause))
-    this.endIncarnation(new ActorCrashed({ actor: this.path, cause: Cause.squash(cause) }))
-    return Effect.failCause(cause)
+  /** Made once: this lies on the way of every message. */
+  private readonly outcome = {
+    onSuccess: (value: unknown): Effect.Effect<void> => {
+      const { current } = this
+      this.current = undefined
+      current?.settle?.(Exit.succeed(value))
+      return Effect.void
+    },
+    onFailure: (cause: Cause.Cause<unknown>): Effect.Effect<void, unknown> => {
+      const isTyped = cause.reasons.length > 0 && cause.reasons.every(Cause.isFailReason)
+      if (!isTyped) {
+        this.endIncarnation(new ActorCrashed({ actor: this.path, cause: Cause.squash(cause) }))
+        return Effect.failCause(cause)
+      }
+      const { current } = this
+      this.current = undefined
+      if (current?.settle !== undefined) current.settle(Exit.failCause(cause))
+      else if (current?.cancelled === false)
+        return Effect.logWarning(`${this.path}: ${current.tag} failed and its sender did not wait to hear it`, cause)
+      return Effect.void
+    }
   }
 
   // Woken through the scheduler, so that a sender goes on first and a burst of messages costs one wake.
   private readonly arrival = Effect.withFiber<void>(fiber =>
     Effect.callback(resume => {
+      // The fiber may have yielded since it looked into the mailbox.
+      if (this.mailbox.size > 0 || this.draining) return resume(Effect.void)
       this.mailbox.onArrival = () => fiber.currentDispatcher.scheduleTask(() => resume(Effect.void), 0)
       return Effect.sync(() => {
         this.mailbox.onArrival = undefined

@@ -1,5 +1,6 @@
 /** Everything that can go wrong between a sender and an actor, apart from the errors that the actor's own protocol declares. */
 import { Schema } from "effect"
+import { inspect } from "node:util"
 
 /** The actor is gone, or takes no more messages while it drains. The message was not handled. */
 export class ActorStopped extends Schema.TaggedError<ActorStopped>()("ActorStopped", { actor: Schema.String }) {
@@ -51,6 +52,17 @@ export class ActorNameTaken extends Schema.TaggedError<ActorNameTaken>()("ActorN
   }
 }
 
+/** A behaviour has started more timers than an actor may have: it makes new names instead of using a few again. A defect of the behaviour. */
+export class TooManyTimers extends Schema.TaggedError<TooManyTimers>()("TooManyTimers", {
+  actor: Schema.String,
+  timer: Schema.String,
+  limit: Schema.Number
+}) {
+  override get message() {
+    return `${this.actor} has ${this.limit} timers and cannot start ${this.timer}; cancel some or use their names again`
+  }
+}
+
 /**
  * A child crashed more often than its limit allows, so its supervisor gave up and stopped all its children.
  * `cause` is the last crash. In a tree it climbs: the parent actor crashes with this error, at the root the tree ends with it.
@@ -67,4 +79,8 @@ export class SupervisorFailed extends Schema.TaggedError<SupervisorFailed>()("Su
   }
 }
 
-const text = (cause: unknown): string => (cause instanceof Error ? `${cause.name}: ${cause.message}` : String(cause))
+const text = (cause: unknown): string => {
+  if (cause instanceof Error) return `${cause.name}: ${cause.message}`
+  // Not every value becomes a string: one without a prototype throws.
+  return typeof cause === "string" ? cause : inspect(cause)
+}

@@ -11,6 +11,7 @@ import { defaultMailboxCapacity, type Actor, type ActorContext } from "./Actor.t
 import { ActorCell, type ActorState, type AnyHandlers } from "./ActorCell.ts"
 import { ActorCrashed, ActorNameTaken, ActorStopped, SupervisorFailed } from "./ActorError.ts"
 import { makeRef, type ActorRef } from "./ActorRef.ts"
+import { makeTimers } from "./Timers.ts"
 
 export interface SupervisionOptions {
   /**
@@ -274,7 +275,8 @@ const incarnate = Effect.fnUntraced(function* <Rpcs extends Rpc.Any, R>(
     fiber.interruptUnsafe()
   })
   child.below = children
-  const context: ActorContext<Rpcs> = { self, children, stop: Effect.sync(() => cell.drain()) }
+  const timers = yield* makeTimers(self)
+  const context: ActorContext<Rpcs> = { self, timers, children, stop: Effect.sync(() => cell.drain()) }
   const handlers = yield* actor.behaviour(context)
   cell.enter("running")
   // The types of payloads and replies end here and begin again at the ref: see ActorRef.

@@ -14,8 +14,8 @@ export class RpcChannelClosed extends Schema.TaggedError<RpcChannelClosed>()("Rp
 
 export interface RpcChannel {
   /**
-   * Sends one message of at most `maxRpcMessageBytes`. Suspends while the peer grants no credit; fails once the channel is
-   * closed. Interrupted, it has sent the whole message or nothing. Messages arrive in the order in which they were sent.
+   * Sends one message of at most `maxRpcMessageBytes`. Suspends while the peer grants no credit for what was sent before; fails once the
+   * channel is closed. Interrupted, it has sent the whole message or nothing. Messages arrive in the order in which they were sent.
    */
   readonly send: (message: Uint8Array) => Effect.Effect<void, RpcChannelClosed>
   /**
@@ -23,8 +23,10 @@ export interface RpcChannel {
    * closed already. The callbacks do not throw. A message counts as consumed when the callback returns.
    */
   readonly receive: (onMessage: (message: Uint8Array) => void, onClose: (reason: RpcChannelClosed) => void) => void
-  /** Ends the channel alone, on both sides. */
-  readonly end: Effect.Effect<void>
+  /** Waits until every message that was sent has left this side, or the channel is closed. */
+  readonly flushed: Effect.Effect<void>
+  /** Ends the channel alone, on both sides: `INTERNAL` where what it led to has crashed. */
+  readonly end: (code: "NORMAL" | "INTERNAL") => Effect.Effect<void>
   /** Ends the channel and its session because the peer broke the protocol. */
   readonly fail: (reason: string) => Effect.Effect<void>
 }

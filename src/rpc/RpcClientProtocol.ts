@@ -1,5 +1,5 @@
 /** The calling side of one channel, below Effect's `RpcClient`. */
-import { Deferred, Effect, Semaphore, type Context } from "effect"
+import { Context, Deferred, Effect } from "effect"
 import * as RpcClient from "effect/rpc/RpcClient"
 import { RpcClientDefect, RpcClientError } from "effect/rpc/RpcClientError"
 import type { FromClientEncoded, FromServerEncoded } from "effect/rpc/RpcMessage"
@@ -28,14 +28,21 @@ export const makeClientProtocol = Effect.fnUntraced(function* (channel: RpcChann
   return protocol
 })
 
+/** Called when the request of the call that this fiber makes has been handed to the channel. */
+export const OnSent = Context.Reference<(() => void) | undefined>("artifice/rpc/OnSent", {
+  defaultValue: () => undefined
+})
+
 type Deliver = (message: FromServerEncoded) => Effect.Effect<void>
 
 class CallingChannel {
   private readonly channel: RpcChannel
   private readonly fork: (effect: Effect.Effect<unknown>) => unknown
-  private readonly budget = Semaphore.makeUnsafe(callBudgetBytes)
-  /** What each request in flight costs, until its Exit. */
+  /** What is left of the budget, what each request in flight costs until its Exit, and the requests that wait for their turn. */
+  private freeBytes = callBudgetBytes
   private readonly costs = new Map<number, number>()
+  private readonly line = new Map<number, { readonly cost: number; readonly admitted: () => void }>()
+  private isAdmitting = false
   private readonly unacknowledged = new Set<number>()
   private readonly running = Deferred.makeUnsafe<void>()
   private deliver: Deliver | undefined
@@ -66,7 +73,7 @@ class CallingChannel {
   }
 
   send(message: FromClientEncoded): Effect.Effect<void, RpcClientError> {
-    return Effect.suspend(() => {
+    return Effect.withFiber(fiber => {
       if (this.closed !== undefined) return Effect.fail(clientError(this.closed))
       let bytes: Uint8Array
       try {
@@ -74,28 +81,55 @@ class CallingChannel {
       } catch (error) {
         return Effect.fail(clientError(error))
       }
-      if (message._tag === "Ack") this.unacknowledged.delete(Number(message.requestId))
       const send = Effect.mapError(this.channel.send(bytes), clientError)
-      return message._tag === "Request" ? this.withinBudget(Number(message.id), callCost(bytes.length), send) : send
+      if (message._tag !== "Request") {
+        if (message._tag === "Ack") this.unacknowledged.delete(Number(message.requestId))
+        return send
+      }
+      const id = Number(message.id)
+      const onSent = fiber.getRef(OnSent)
+      const told = onSent === undefined ? send : Effect.map(send, onSent)
+      return Effect.onError(this.withinBudget(id, callCost(bytes.length), told), () =>
+        Effect.sync(() => this.settle(id))
+      )
     })
   }
 
-  private withinBudget(id: number, cost: number, send: Effect.Effect<void, RpcClientError>) {
-    return Effect.uninterruptibleMask(restore =>
-      Effect.flatMap(restore(this.budget.take(cost)), () => {
-        this.costs.set(id, cost)
-        this.firstId = Math.min(this.firstId, id)
-        this.lastId = Math.max(this.lastId, id)
-        return Effect.onError(restore(send), () => Effect.sync(() => this.settle(id)))
-      })
-    )
+  /** First come, first served: a large call is not passed for ever by small ones. */
+  private withinBudget<E>(id: number, cost: number, send: Effect.Effect<void, E>): Effect.Effect<void, E> {
+    if (this.line.size === 0 && this.freeBytes >= cost) {
+      this.admit(id, cost)
+      return send
+    }
+    const turn = Effect.callback<void>(resume => {
+      this.line.set(id, { cost, admitted: () => resume(Effect.void) })
+    })
+    return Effect.andThen(turn, send)
   }
 
+  private admit(id: number, cost: number): void {
+    this.freeBytes -= cost
+    this.costs.set(id, cost)
+    this.firstId = Math.min(this.firstId, id)
+    this.lastId = Math.max(this.lastId, id)
+  }
+
+  /** The call is over or given up, in whatever state it was. */
   private settle(id: number): void {
-    const cost = this.costs.get(id)
     this.unacknowledged.delete(id)
+    this.line.delete(id)
+    this.freeBytes += this.costs.get(id) ?? 0
     this.costs.delete(id)
-    if (cost !== undefined) this.fork(this.budget.release(cost))
+    // One that is admitted may fail at once and come back here; the flag keeps that a loop instead of a recursion.
+    if (this.isAdmitting) return
+    this.isAdmitting = true
+    for (const [next, { cost, admitted }] of this.line) {
+      if (cost > this.freeBytes) break
+      this.line.delete(next)
+      this.admit(next, cost)
+      admitted()
+    }
+    this.isAdmitting = false
   }
 
   private readonly onMessage = (bytes: Uint8Array): void => {
@@ -129,6 +163,7 @@ class CallingChannel {
   private readonly close = (reason: RpcChannelClosed): void => {
     if (this.closed !== undefined) return
     this.closed = reason
+    // Those that wait for their turn are let go to find the channel closed.
     for (const id of Array.from(this.costs.keys())) this.settle(id)
     if (this.deliver !== undefined) this.fork(this.deliver({ _tag: "ClientProtocolError", error: clientError(reason) }))
   }

@@ -11,12 +11,15 @@
  *
  * What comes from a peer is checked before it is used; a peer that breaks the rules loses its channel and nothing else happens.
  */
-import { Effect, Schema, type Scope } from "effect"
+import { Cause, Effect, Schema, Stream, type Scope } from "effect"
 import type { Rpc, RpcGroup } from "effect/rpc"
 import * as RpcClient from "effect/rpc/RpcClient"
 import type { RpcClientError } from "effect/rpc/RpcClientError"
 import { RequestId } from "effect/rpc/RpcMessage"
+import * as RpcSchema from "effect/rpc/RpcSchema"
 import * as RpcServer from "effect/rpc/RpcServer"
+import { inspect } from "node:util"
+import { clientOf, type CallOptions } from "../actor/ActorClient.ts"
 import type { ActorError } from "../actor/ActorError.ts"
 import { border, RpcBorder, withBorder, type Authorize, type CallRefused } from "./Authorization.ts"
 import { RpcChannelClosed, type RpcChannel } from "./RpcChannel.ts"
@@ -26,8 +29,22 @@ import { CurrentCaller, makeServerProtocol, type CallerIdentity } from "./RpcSer
 
 export { CallRefused, type Authorize } from "./Authorization.ts"
 
+/**
+ * No reply of the protocol: the handler on the other side died of a defect or was interrupted there, or what came back does not fit the
+ * schemas. It is that side's fault, and no defect here.
+ */
+export class RemoteDefect extends Schema.TaggedError<RemoteDefect>()("RemoteDefect", {
+  rpc: Schema.String,
+  /** For people: what the other side says of it is not to be trusted. */
+  detail: Schema.String
+}) {
+  override get message() {
+    return `${this.rpc} failed on the other side: ${this.detail}`
+  }
+}
+
 /** What every call to a peer can fail with, beside the errors of its protocol: `RpcClientError` when the channel is closed (`closedReason`). */
-export type CallError = RpcClientError | CallRefused
+export type CallError = RpcClientError | CallRefused | RemoteDefect
 
 /** A client of a remote peer. */
 export type Client<Rpcs extends Rpc.Any> = RpcClient.RpcClient<Rpcs, CallError>
@@ -43,6 +60,9 @@ export class RpcDeadlineExceeded extends Schema.TaggedError<RpcDeadlineExceeded>
     return `no answer within ${this.deadlineMs} ms`
   }
 }
+
+/** Characters of what another side says of its defect. */
+const maxDetailLength = 1_024
 
 export interface Options {
   /** Spans for every call, carried to the other side. Off by default: a span per call costs about as much as the call. */
@@ -66,9 +86,37 @@ export const client = Effect.fnUntraced(function* <Rpcs extends Rpc.Any>(
     disableTracing: options?.tracing !== true
   }).pipe(Effect.provideService(RpcClient.Protocol, protocol.service))
   yield* protocol.listen
-  // The border's errors are in the schemas of every reply; `CallRefused` is the one that a served group can give.
-  return made as Client<Rpcs>
+  // Finalizers run in reverse: from here on calls end because this side ends them.
+  let isClosing = false
+  yield* Effect.addFinalizer(() => Effect.sync(() => (isClosing = true)))
+  // The checked core: the types of a method are those of its rpc, which `RpcClient` has proved.
+  const methods = made as unknown as Readonly<Record<string, Method>>
+  const typed = clientOf(group, ({ _tag, successSchema }, input, options) => {
+    const found = methods[_tag]
+    if (found === undefined) return Effect.die(new Error(`the protocol has no ${_tag}`))
+    const explain = (cause: Cause.Cause<unknown>) =>
+      Effect.failCause(isClosing || Cause.hasFails(cause) ? cause : Cause.fail(remoteDefect(_tag, cause)))
+    if (!RpcSchema.isStreamSchema(successSchema)) return Effect.catchCause(found(input, options), explain)
+    const stream = found(input, { ...options, asQueue: false })
+    return Effect.succeed(Stream.catchCause(stream, cause => Stream.fromEffect(explain(cause))))
+  })
+  return typed as unknown as Client<Rpcs>
 })
+
+type Method = (
+  input: unknown,
+  options: CallOptions | undefined
+) => Effect.Effect<unknown, unknown> & Stream.Stream<unknown, unknown>
+
+const remoteDefect = (rpc: string, cause: Cause.Cause<unknown>): RemoteDefect => {
+  const error = Cause.squash(cause)
+  const detail = Cause.hasInterruptsOnly(cause)
+    ? "interrupted"
+    : error instanceof Error
+      ? error.message
+      : inspect(error)
+  return new RemoteDefect({ rpc, detail: detail.slice(0, maxDetailLength) })
+}
 
 export interface ServeOptions extends Options {
   /** Who may call. Default: every peer whose channel is attached. */
@@ -78,6 +126,8 @@ export interface ServeOptions extends Options {
 export interface Server {
   /** Serves a channel that the peer opened, until it closes. `caller` is what its session proved. */
   readonly attach: (channel: RpcChannel, caller: CallerIdentity) => Effect.Effect<void>
+  /** Ends each channel as soon as the calls that it has under way have been answered; takes no new channels. */
+  readonly drain: (code: "NORMAL" | "INTERNAL") => Effect.Effect<void>
 }
 
 /**
@@ -103,7 +153,7 @@ export const serve = Effect.fnUntraced(function* <Rpcs extends Rpc.Any>(
     Effect.forkScoped
   )
   yield* protocol.running
-  return { attach: (channel, caller) => Effect.sync(() => protocol.attach(channel, caller)) }
+  return { attach: (channel, caller) => Effect.sync(() => protocol.attach(channel, caller)), drain: protocol.drain }
 })
 
 /** Inside a handler: the peer that calls. Dies outside of one, rather than let an unknown caller pass for a known one. */

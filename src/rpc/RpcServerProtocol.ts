@@ -25,6 +25,8 @@ export interface ServerProtocol {
   readonly attach: (channel: RpcChannel, caller: CallerIdentity) => void
   /** Ends every channel: their calls would never be answered. */
   readonly end: Effect.Effect<void>
+  /** Ends each channel as soon as every call of it has its reply. New ones are ended at once. */
+  readonly drain: (code: "NORMAL" | "INTERNAL") => Effect.Effect<void>
 }
 
 type Handle = (clientId: number, message: FromClientEncoded) => Effect.Effect<void>
@@ -57,8 +59,13 @@ export const makeServerProtocol = (options: { readonly tracing: boolean }): Effe
     })
 
     let ended = false
+    const endAll = (how: (served: ServedChannel) => Effect.Effect<void>): Effect.Effect<void> =>
+      Effect.suspend(() => {
+        ended = true
+        return Effect.forEach(Array.from(channels.values()), how, { discard: true, concurrency: "unbounded" })
+      })
     const attach = (channel: RpcChannel, caller: CallerIdentity): void => {
-      if (ended) return Effect.runSync(channel.end)
+      if (ended) return Effect.runSync(channel.end("NORMAL"))
       const id = nextId++
       const served = new ServedChannel(
         channel,
@@ -72,11 +79,13 @@ export const makeServerProtocol = (options: { readonly tracing: boolean }): Effe
       channels.set(id, served)
       channel.receive(served.onMessage, served.close)
     }
-    const end = Effect.suspend(() => {
-      ended = true
-      return Effect.forEach(Array.from(channels.values()), served => served.end, { discard: true })
-    })
-    return { service, running: Deferred.await(running), attach, end }
+    return {
+      service,
+      running: Deferred.await(running),
+      attach,
+      end: endAll(served => served.end("NORMAL")),
+      drain: code => endAll(served => served.drain(code))
+    }
   })
 
 /** Counts the calls of one peer, lets `maxConcurrentCalls` of them run, and ends the channel of one that breaks the rules. */
@@ -91,6 +100,8 @@ class ServedChannel {
   private readonly waiting = new Map<number, Request>()
   private isOpen = true
   private isAdmitting = false
+  /** Called when no call waits for its reply, or when the channel is gone. */
+  private onIdle = (): void => undefined
 
   constructor(
     channel: RpcChannel,
@@ -110,12 +121,23 @@ class ServedChannel {
     this.isOpen = false
     this.waiting.clear()
     this.onClosed()
+    this.onIdle()
   }
 
-  readonly end: Effect.Effect<void> = Effect.suspend(() => {
-    this.close()
-    return this.channel.end
-  })
+  end(code: "NORMAL" | "INTERNAL"): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      this.close()
+      return this.channel.end(code)
+    })
+  }
+
+  drain(code: "NORMAL" | "INTERNAL"): Effect.Effect<void> {
+    const idle = Effect.callback<void>(resume => {
+      this.onIdle = () => resume(Effect.void)
+      if (this.costs.size === 0 || !this.isOpen) this.onIdle()
+    })
+    return Effect.andThen(Effect.andThen(idle, this.channel.flushed), this.end(code))
+  }
 
   readonly onMessage = (bytes: Uint8Array): void => {
     if (!this.isOpen) return
@@ -195,6 +217,7 @@ class ServedChannel {
     this.pendingBytes -= this.costs.get(id) ?? 0
     this.costs.delete(id)
     this.admit()
+    if (this.costs.size === 0) this.onIdle()
   }
 
   private refuse(error: unknown): void {

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Exit, Fiber } from "effect"
+import { Deferred, Effect, Exit, Fiber, Scheduler } from "effect"
 import { TestClock } from "effect/testing"
 import * as Actor from "../../src/actor/Actor.ts"
 import { defaultAskDeadlineMs } from "../../src/actor/ActorRef.ts"
@@ -89,6 +89,30 @@ describe("an actor's ref", () => {
       yield* Deferred.succeed(ready, undefined)
       assert.strictEqual(yield* Fiber.join(get), 7)
     })
+  )
+})
+
+describe("an actor whose fiber yields", () => {
+  // Yielding after so many operations puts the yield at every place of the actor's loop in turn.
+  it.effect.each(Array.from({ length: 24 }, (_, index) => index + 1))(
+    "between its look into the mailbox and its sleep wakes for what came meanwhile (every %d operations)",
+    operations =>
+      Effect.gen(function* () {
+        const root = yield* Effect.provideService(Supervisor.make("root"), Scheduler.MaxOpsBeforeYield, operations)
+        const ref = yield* Effect.provideService(
+          root.spawn("counter", counter(makeJournal())),
+          Scheduler.MaxOpsBeforeYield,
+          operations
+        )
+        const waiting = () => root.snapshot()[0]?.waiting
+        for (let told = 0; told < 100; told++) {
+          yield* ref.tell("Add", { n: 1 })
+          for (let turns = told % 7; turns > 0; turns--) yield* Effect.yieldNow
+        }
+        for (let turns = 0; turns < 5_000 && waiting() !== 0; turns++) yield* Effect.yieldNow
+        assert.strictEqual(waiting(), 0)
+        yield* root.stop("counter")
+      })
   )
 })
 

@@ -10,7 +10,7 @@ import { PeerStore } from "../../src/store/PeerStore.ts"
 import { Cryptography } from "../../src/transport/Cryptography.ts"
 import { Network } from "../../src/transport/Network.ts"
 import * as NetworkTcp from "../../src/transport/NetworkTcp.ts"
-import { loopback } from "../support/nodes.ts"
+import { loopback, until } from "../support/nodes.ts"
 import { alice, bob } from "../support/vectors.ts"
 
 class Overdrawn extends Schema.TaggedError<Overdrawn>()("Overdrawn", { balance: Schema.Number }) {}
@@ -48,7 +48,10 @@ const account = ({ events, gate }: Seen) =>
   )
 
 /** A peer whose dials are counted. */
-const startCounted = Effect.fnUntraced(function* (options: PeerNodeOptions) {
+const startCounted = Effect.fnUntraced(function* (
+  options: PeerNodeOptions,
+  dialling: <A, E>(dial: Effect.Effect<A, E>) => Effect.Effect<A, E> = dial => dial
+) {
   let dials = 0
   const counted = Layer.effect(
     Network,
@@ -57,7 +60,7 @@ const startCounted = Effect.fnUntraced(function* (options: PeerNodeOptions) {
       dial: (address, timeoutMs) =>
         Effect.suspend(() => {
           dials++
-          return network.dial(address, timeoutMs)
+          return dialling(network.dial(address, timeoutMs))
         })
     }))
   ).pipe(Layer.provide(NetworkTcp.layer))
@@ -195,6 +198,35 @@ describe("a peer that is away", () => {
       const refused = yield* Effect.flip(guest.connect(alice.peerId))
       assert.strictEqual(refused.code, "UNREACHABLE")
       assert.strictEqual(dials(), before + 11)
+    })
+  )
+
+  it.effect("and lets a dial go unanswered fails the call at its deadline, not when the dial has ended", () =>
+    Effect.gen(function* () {
+      let answers = true
+      const { node: guest, dials } = yield* startCounted({ identity: bob }, dial =>
+        Effect.suspend(() => (answers ? dial : Effect.never))
+      )
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          const { node: host } = yield* startCounted({ identity: alice, listen: loopback })
+          const { token } = yield* host.invite({ name: "test" })
+          yield* guest.join(token)
+        })
+      )
+      const gone = guest.session(alice.peerId)
+      if (gone !== undefined) yield* Deferred.await(gone.closed)
+      answers = false
+      const before = dials()
+      const remote = guest.actor(alice.peerId, "account", Account)
+      const late = yield* Effect.forkChild(Effect.flip(remote.ask("Deposit", { amount: 1 }, { deadlineMs: 1_000 })), {
+        startImmediately: true
+      })
+      const told = yield* Effect.forkChild(remote.tell("Deposit", { amount: 1 }), { startImmediately: true })
+      yield* until(() => (dials() > before ? true : undefined))
+      yield* TestClock.adjust(1_000)
+      assert.strictEqual((yield* Fiber.join(late))._tag, "AskTimeout")
+      yield* Fiber.interrupt(told)
     })
   )
 

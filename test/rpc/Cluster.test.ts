@@ -48,6 +48,7 @@ const makeCuttable = Effect.map(Network, network => {
     return connection
   }
   const service = Network.of({
+    resolve: network.resolve,
     listen: (address, accept) => network.listen(address, connection => accept(keep(connection))),
     dial: (address, timeoutMs) =>
       cut

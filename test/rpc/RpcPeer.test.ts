@@ -57,18 +57,19 @@ describe.each(pairs)("a call %s", (_, open) => {
       const { jobs, watch } = yield* setup(open)
       const other = yield* Effect.forkChild(jobs.Wait({ name: "other" }))
       assert.strictEqual(yield* Queue.take(watch.events), "+other")
-      const exit = yield* Effect.exit(jobs.Explode({ how }))
-      assert.isTrue(Exit.hasDies(exit))
+      const error = yield* Effect.flip(jobs.Explode({ how }))
+      assert.strictEqual(error._tag, "RemoteDefect")
+      assert.include(error.message, how === "throw" ? "thrown" : "die")
       yield* Deferred.succeed(watch.gate, undefined)
       assert.strictEqual(yield* Fiber.join(other), "other")
       assert.strictEqual(yield* jobs.Echo({ text: "after" }), "after")
     })
   )
 
-  it.live("whose result cannot be sent dies, and the channel lives", () =>
+  it.live("whose result cannot be sent fails with a typed error, and the channel lives", () =>
     Effect.gen(function* () {
       const { jobs } = yield* setup(open)
-      assert.isTrue(Exit.hasDies(yield* Effect.exit(jobs.Unsayable())))
+      assert.strictEqual((yield* Effect.flip(jobs.Unsayable()))._tag, "RemoteDefect")
       assert.strictEqual(yield* jobs.Echo({ text: "after" }), "after")
     })
   )
@@ -95,6 +96,24 @@ describe.each(pairs)("a call %s", (_, open) => {
       )
       assert.deepStrictEqual(sizes, [1, 2, 3])
       assert.strictEqual(error._tag === "Broken" ? error.after : error._tag, 3)
+    })
+  )
+
+  it.live("whose handler is interrupted over there, or whose stream dies there, fails with a typed error", () =>
+    Effect.gen(function* () {
+      const { jobs } = yield* setup(open)
+      const interrupted = yield* Effect.flip(jobs.Explode({ how: "interrupt" }))
+      assert.strictEqual(interrupted._tag === "RemoteDefect" ? interrupted.detail : interrupted._tag, "interrupted")
+      const seen: Array<number> = []
+      const died = yield* Effect.flip(
+        Stream.runForEach(jobs.DieAfter({ values: 3 }), n => Effect.sync(() => seen.push(n)))
+      )
+      assert.deepStrictEqual(seen, [1, 2, 3])
+      assert.strictEqual(died._tag, "RemoteDefect")
+      const queue = yield* jobs.DieAfter({ values: 1 }, { asQueue: true })
+      assert.strictEqual(yield* Queue.take(queue), 1)
+      const ended = yield* Effect.flip(Queue.take(queue))
+      assert.strictEqual(ended._tag, "RemoteDefect")
     })
   )
 
@@ -265,6 +284,7 @@ describe("a call", () => {
         "Unsayable",
         "Count",
         "BreakAfter",
+        "DieAfter",
         "Wait",
         "StackDepth",
         "WhoAmI"
@@ -282,6 +302,23 @@ describe("a call", () => {
       yield* server.attach(pair.right, { peer: "alice" })
       const remote = yield* RpcPeer.client(Echoing, pair.left)
       assert.deepStrictEqual([yield* shout(ref.client), yield* shout(remote)], ["HEY", "HEY"])
+    })
+  )
+
+  it.live("ends as interrupted, and as no error of the other side, when the client's scope closes", () =>
+    Effect.gen(function* () {
+      const { server, watch } = yield* setup(memory)
+      const pair = memoryPair()
+      yield* server.attach(pair.right, { peer: "alice" })
+      const call = yield* Effect.scoped(
+        Effect.gen(function* () {
+          const jobs = yield* RpcPeer.client(Jobs, pair.left)
+          const call = yield* Effect.forkDetach(jobs.Wait({ name: "a" }), { startImmediately: true })
+          assert.strictEqual(yield* Queue.take(watch.events), "+a")
+          return call
+        })
+      )
+      assert.isTrue(Exit.hasInterrupts(yield* Fiber.await(call)))
     })
   )
 

@@ -89,6 +89,22 @@ describe("a tensor by reference", () => {
       })
   )
 
+  it.live("arrives whole in the memory of one that was given back, which its former taker sees no more", () =>
+    Effect.gen(function* () {
+      const { host, guest } = yield* meet()
+      const through = Effect.fnUntraced(function* (array: TensorArray) {
+        const { ref } = yield* guest.tensors.put(array, alice.peerId)
+        return yield* takeOnceHere(host, ref, bob.peerId)
+      })
+      const first = yield* through(ramp(300_000))
+      const view = first.subarray(1)
+      host.tensors.reuse(first)
+      assert.deepStrictEqual([first.length, view.length], [0, 0])
+      const other = Float32Array.from({ length: 300_000 }, (_, i) => -i)
+      assert.deepStrictEqual(yield* through(other), other)
+    })
+  )
+
   it("does not decode where its bytes are not those of its shape", () => {
     const ref = { from: "a", id: "b", stream: 1, bytes: 12, dtype: "float32", shape: [3] }
     assert.isTrue(Schema.is(TensorRef)(ref))

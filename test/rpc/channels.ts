@@ -45,7 +45,8 @@ export const memoryPair = (): ChannelPair => {
         if (ended !== undefined) return onClose(new RpcChannelClosed({ reason: ended }))
         for (const message of self.early.splice(0)) onMessage(message)
       },
-      end: Effect.sync(() => kill("ended")),
+      flushed: Effect.void,
+      end: () => Effect.sync(() => kill("ended")),
       fail: reason => Effect.sync(() => kill(reason))
     }
   }
@@ -111,7 +112,8 @@ const tcpChannel = (socket: Socket): RpcChannel & { readonly ended: () => string
       if (ended !== undefined) close(new RpcChannelClosed({ reason: ended }))
       else parse()
     },
-    end: Effect.sync(() => end("ended")),
+    flushed: Effect.void,
+    end: () => Effect.sync(() => end("ended")),
     fail: reason => Effect.sync(() => end(reason)),
     ended: () => ended
   }

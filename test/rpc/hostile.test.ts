@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Exit, Fiber, Queue, Stream } from "effect"
+import { Cause, Deferred, Effect, Exit, Fiber, Queue, Stream } from "effect"
 import { decodeAdmin, encodeAdmin, type AdminBody } from "../../src/protocol/AdminMessage.ts"
 import { callBudgetBytes, maxConcurrentCalls, minCallCostBytes } from "../../src/rpc/RpcLimits.ts"
 import * as RpcPeer from "../../src/rpc/RpcPeer.ts"
@@ -239,7 +239,7 @@ describe("a client ends the channel, and only that, of a server that", () => {
   )
 
   it.live(
-    "answers with thousands of messages broken in random ways: every call ends, none with a value of the wrong type",
+    "answers with thousands of messages broken in random ways: every call ends, none with a value of the wrong type or a defect",
     () =>
       Effect.gen(function* () {
         const random = lehmer(7)
@@ -250,7 +250,7 @@ describe("a client ends the channel, and only that, of a server that", () => {
             () => {},
             () => {}
           )
-          const exit = yield* Effect.scoped(
+          const { read, exit } = yield* Effect.scoped(
             Effect.gen(function* () {
               const jobs = yield* RpcPeer.client(Jobs, pair.left)
               const call = yield* Effect.forkChild(jobs.Echo({ text: "x" }))
@@ -260,11 +260,11 @@ describe("a client ends the channel, and only that, of a server that", () => {
                 yield* Effect.ignore(pair.right.send(mutate(pick(random, replies), random)))
               yield* delivered
               pair.kill("the server leaves")
-              yield* Fiber.await(reader)
-              return yield* Fiber.await(call)
+              return { read: yield* Fiber.await(reader), exit: yield* Fiber.await(call) }
             })
           )
           if (Exit.isSuccess(exit)) assert.isString(exit.value)
+          assert.isTrue(isTyped(exit) && isTyped(read))
         }
         yield* honestGoesOn
       })
@@ -315,6 +315,9 @@ const replies = [
   encodeAdmin(toClient, { _tag: "Chunk", requestId: 2, values: [1, 2, 3] }),
   encodeAdmin(toClient, { _tag: "Defect", defect: { name: "Error", message: "m" } })
 ]
+
+const isTyped = (exit: Exit.Exit<unknown, unknown>): boolean =>
+  Exit.isSuccess(exit) || exit.cause.reasons.every(Cause.isFailReason)
 
 /** The generator of Lehmer (Park and Miller's constants), so that a failure can be run again. */
 function lehmer(seed: number): (below: number) => number {

@@ -25,6 +25,7 @@ export const Jobs = RpcGroup.make(
     error: Broken,
     stream: true
   }),
+  Rpc.make("DieAfter", { payload: { values: Schema.Number }, success: Schema.Number, stream: true }),
   Rpc.make("Wait", { payload: { name: Schema.String }, success: Schema.String }),
   Rpc.make("StackDepth", { success: Schema.Number }),
   Rpc.make("WhoAmI", { success: Schema.String })
@@ -49,6 +50,7 @@ export const handlers = ({ events, gate }: Watch) =>
     Divide: ({ a, b }) => (b === 0 ? Effect.fail(new DivisionByZero({ dividend: a })) : Effect.succeed(a / b)),
     Explode: ({ how }) => {
       if (how === "throw") throw new Error("thrown")
+      if (how === "interrupt") return Effect.interrupt
       return Effect.die(new Error(how))
     },
     Unsayable: () => Effect.succeed(Symbol("unsayable")),
@@ -58,6 +60,7 @@ export const handlers = ({ events, gate }: Watch) =>
         Stream.map(Stream.range(1, chunks), n => new Uint8Array(n)),
         Stream.fail(new Broken({ after: chunks }))
       ),
+    DieAfter: ({ values }) => Stream.concat(Stream.range(1, values), Stream.die(new Error("the stream died"))),
     Wait: ({ name }) =>
       Queue.offer(events, `+${name}`).pipe(
         Effect.andThen(Deferred.await(gate)),
