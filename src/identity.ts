@@ -7,5 +7,5 @@ export {
   type LocalIdentity,
   type PeerId
 } from "./protocol/Identity.ts"
-export { loadIdentity, openIdentity } from "./store/IdentityFile.ts"
-export { StoreError } from "./store/PeerStore.ts"
+export { openHome, readHome, type Home, type HomeOptions, type HomePassphrase } from "./store/Home.ts"
+export { StoreError, type StoreErrorCode } from "./store/StoreError.ts"

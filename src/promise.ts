@@ -16,18 +16,20 @@
  * console.log(await guest.client(hostId, "hello", Hello).Greet({ name: "world" }))
  * ```
  */
-import { Effect, Exit, Layer, ManagedRuntime, Schema, Scope, Stream } from "effect"
+import { Effect, Exit, Layer, ManagedRuntime, Redacted, Schema, Scope, Stream } from "effect"
 import * as Rpc from "effect/rpc/Rpc"
 import * as RpcGroup from "effect/rpc/RpcGroup"
 import * as RpcSchema from "effect/rpc/RpcSchema"
-import { join as joinPath } from "node:path"
 import { clientOf } from "./actor/ActorClient.ts"
 import { PeerNode, type PeerNodeOptions } from "./node/PeerNode.ts"
+import type { SllpClosed, SllpLink } from "./node/SllpLink.ts"
+import type { SllpOpenOptions, SllpServeOptions } from "./node/SllpStreams.ts"
 import type { PutTensor } from "./node/TensorExchange.ts"
 import type { TensorArray, TensorRef } from "./node/TensorRef.ts"
-import { generateIdentity, isPeerId, type LocalIdentity, type PeerId } from "./protocol/Identity.ts"
+import { generateIdentity, isPeerId, type PeerId } from "./protocol/Identity.ts"
 import * as RpcPeer from "./rpc/RpcPeer.ts"
-import { openIdentity } from "./store/IdentityFile.ts"
+import type { SllpCloseName, SllpMessage, SllpStatistics } from "./protocol/sllp/SllpAssociation.ts"
+import { openHome } from "./store/Home.ts"
 import { PeerStore } from "./store/PeerStore.ts"
 import { coordinate } from "./training/Coordinator.ts"
 import type { FinishedEvent, JobEvent } from "./training/JobEvent.ts"
@@ -39,14 +41,19 @@ import * as NetworkTcp from "./transport/NetworkTcp.ts"
 
 export { Rpc, RpcGroup, Schema }
 export { TensorRef } from "./node/TensorRef.ts"
+export { SllpClosed, SllpRefused } from "./node/SllpLink.ts"
+export type { SllpOpenOptions, SllpServeOptions } from "./node/SllpStreams.ts"
 export type { PeerId } from "./protocol/Identity.ts"
+export { zeroFilled, type SllpMessage, type SllpStatistics } from "./protocol/sllp/SllpAssociation.ts"
 export type { FinishedEvent, JobEvent } from "./training/JobEvent.ts"
 
 export interface StartOptions extends Pick<PeerNodeOptions, "parameters" | "suites" | "tensors"> {
   /** Where to listen, `host:port`; port 0 lets the system choose. Absent: this peer only dials. */
   readonly listen?: string
-  /** Folder that keeps this peer's identity and the peers it is paired with. Absent: both last as long as the peer. */
+  /** Folder that keeps this peer's identity and the peers it is paired with, encrypted. Absent: both last as long as the peer. */
   readonly home?: string
+  /** Protects the home. Absent: its key is a file in it, and a home that has a passphrase is refused. */
+  readonly passphrase?: string
 }
 
 /** What a handler is told beside its payload. */
@@ -101,6 +108,20 @@ export interface WorkOptions {
   readonly signal?: AbortSignal
 }
 
+/** One end of an SLLP association; see `SllpLink`. Promises reject, and iterables throw, with `SllpClosed` once it is over. */
+export interface Sllp {
+  readonly peer: PeerId
+  readonly send: (channel: number, message: Uint8Array | ReadonlyArray<Uint8Array>) => Promise<void>
+  /** The messages of a channel, until the association is closed with `normal`. */
+  readonly messages: (channel: number) => AsyncIterable<SllpMessage>
+  /** Everything handed over has left, and, on reliable channels, has arrived. */
+  readonly flush: () => Promise<void>
+  readonly statistics: () => SllpStatistics
+  /** What was not flushed is lost. */
+  readonly close: (code?: SllpCloseName, reason?: string) => void
+  readonly closed: Promise<SllpClosed>
+}
+
 export interface Peer extends AsyncDisposable {
   readonly id: PeerId
   /** Where it listens, `host:port`. */
@@ -133,6 +154,14 @@ export interface Peer extends AsyncDisposable {
     options?: { readonly shape?: ReadonlyArray<number> }
   ) => Promise<{ readonly ref: TensorRef; readonly taken: Promise<void> }>
   readonly takeTensor: (ref: TensorRef, peer: string) => Promise<TensorArray>
+  /** Opens an association over UDP to what a paired peer serves under a name. It ends by `close`. */
+  readonly openSllp: (peer: PeerId, name: string, options: SllpOpenOptions) => Promise<Sllp>
+  /** Takes the associations that peers open under a name, until the function that it gives is called. Each ends when `handle` does. */
+  readonly serveSllp: (
+    name: string,
+    handle: (sllp: Sllp) => Promise<void>,
+    options?: SllpServeOptions
+  ) => Promise<() => Promise<void>>
   /** Coordinates a training job until its last step. */
   readonly coordinate: (options: CoordinateOptions) => Promise<FinishedEvent>
   /** Works on a coordinator's job until it is done. */
@@ -141,16 +170,20 @@ export interface Peer extends AsyncDisposable {
   readonly close: () => Promise<void>
 }
 
-/** Starts a peer. Rejects with `SessionError` where it cannot listen, with `StoreError` where its home cannot be read. */
+/**
+ * Starts a peer. Rejects with `SessionError` where it cannot listen, with `StoreError` where its home cannot be opened: another process has it, the
+ * passphrase is wrong, a file is damaged.
+ */
 export const startPeer = async (options: StartOptions = {}): Promise<Peer> => {
-  const { listen, home, ...rest } = options
+  const { listen, home, passphrase, ...rest } = options
   const address = listen === undefined ? undefined : parseAddress(listen)
   if (listen !== undefined && address === undefined) throw new TypeError(`"${listen}" is no address: give host:port`)
-  const identity = await identityOf(home)
-  const store = home === undefined ? PeerStore.memory : PeerStore.file(joinPath(home, "peers.json"))
-  const services = Layer.mergeAll(NetworkTcp.layer, Cryptography.layer, store)
-  const layer = PeerNode.layer({ ...rest, identity, ...(address === undefined ? {} : { listen: address }) })
-  const runtime = ManagedRuntime.make(Layer.provide(layer, services))
+  const node = Effect.map(whoWeAre(home, passphrase), ({ identity, store }) =>
+    PeerNode.layer({ ...rest, identity, ...(address === undefined ? {} : { listen: address }) }).pipe(
+      Layer.provide(Layer.mergeAll(NetworkTcp.layer, Cryptography.layer, store))
+    )
+  )
+  const runtime = ManagedRuntime.make(Layer.unwrap(node))
   try {
     return peerOf(await runtime.runPromise(PeerNode), runtime)
   } catch (error) {
@@ -159,8 +192,14 @@ export const startPeer = async (options: StartOptions = {}): Promise<Peer> => {
   }
 }
 
-const identityOf = async (home: string | undefined): Promise<LocalIdentity> =>
-  home === undefined ? generateIdentity() : (await Effect.runPromise(openIdentity(home))).identity
+const whoWeAre = Effect.fnUntraced(function* (home: string | undefined, passphrase: string | undefined) {
+  if (home === undefined) return { identity: yield* Effect.promise(generateIdentity), store: PeerStore.memory }
+  const { identity, peers } = yield* openHome(
+    home,
+    passphrase === undefined ? {} : { passphrase: Redacted.make(passphrase) }
+  )
+  return { identity, store: Layer.succeed(PeerStore, peers) }
+})
 
 const peerOf = (node: PeerNode["Service"], runtime: ManagedRuntime.ManagedRuntime<PeerNode, unknown>): Peer => {
   const run = <A, E>(effect: Effect.Effect<A, E, PeerNode>, signal?: AbortSignal): Promise<A> =>
@@ -196,6 +235,14 @@ const peerOf = (node: PeerNode["Service"], runtime: ManagedRuntime.ManagedRuntim
       return { ref, taken: done }
     },
     takeTensor: (ref, peer) => run(node.tensors.take(ref, peer)),
+    openSllp: async (peer, name, options) =>
+      sllpOf(await run(Scope.provide(node.sllp.open(peer, name, options), Scope.makeUnsafe()))),
+    serveSllp: async (name, handle, options) => {
+      const scope = Scope.makeUnsafe()
+      const take = (link: SllpLink) => Effect.tryPromise({ try: () => handle(sllpOf(link)), catch: error => error })
+      await run(Scope.provide(node.sllp.serve(name, take, options), scope))
+      return () => Effect.runPromise(Scope.close(scope, Exit.void))
+    },
     coordinate: ({ job: path, set = [], minWorkers = 1, onEvent, signal }) =>
       run(
         Effect.gen(function* () {
@@ -228,6 +275,16 @@ const peerOf = (node: PeerNode["Service"], runtime: ManagedRuntime.ManagedRuntim
   }
   return Object.assign(peer, { [Symbol.asyncDispose]: peer.close })
 }
+
+const sllpOf = (link: SllpLink): Sllp => ({
+  peer: link.peer,
+  send: (channel, message) => Effect.runPromise(link.send(channel, message)),
+  messages: channel => Stream.toAsyncIterable(link.messages(channel)),
+  flush: () => Effect.runPromise(link.flush),
+  statistics: () => Effect.runSync(link.statistics),
+  close: (code = "normal", reason = "closed") => Effect.runSync(link.close(code, reason)),
+  closed: Effect.runPromise(link.closed)
+})
 
 type AnyHandler = (payload: unknown, context: CallContext) => unknown
 

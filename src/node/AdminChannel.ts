@@ -22,16 +22,30 @@ export const adminKind = <Body, Answer = void>(
   answer: Schema.Codec<Answer, unknown>
 ): AdminKind<Body, Answer> => ({ kind, body, answer })
 
-/** Kinds of version 1 that hosts use among themselves; those from 256 on belong to applications. */
-const Generation = Schema.Struct({ generation: Schema.Int.check(Schema.isGreaterThanOrEqualTo(1)) })
-export const PairCommit = adminKind(1, Generation, Schema.Null)
-export const PairOk = adminKind(2, Generation, Schema.Null)
-export const adminKinds = { pairCommit: PairCommit.kind, pairOk: PairOk.kind } as const
+/** What a host does with a request; its result is encoded. */
+export type AdminHandler = (body: AdminBody) => Effect.Effect<unknown, SessionError>
+
+export const adminHandler =
+  <Body, Answer>(
+    message: AdminKind<Body, Answer>,
+    handle: (body: Body) => Effect.Effect<Answer, SessionError>,
+    peer: string
+  ): AdminHandler =>
+  body =>
+    decodeBody(message, body, peer).pipe(
+      Effect.flatMap(handle),
+      Effect.flatMap(result => Effect.orDie(Schema.encodeEffect(message.answer)(result)))
+    )
+
+const decodeBody = <Body>(message: AdminKind<Body, unknown>, body: AdminBody, peer: string) =>
+  Effect.mapError(Schema.decodeEffect(message.body)(body), error =>
+    failure("MALFORMED", `administrative message ${message.kind}: ${error.message}`, peer)
+  )
 
 /** Codes in an ADMIN_ACK: 0 is success. */
 const answerCodes = { done: 0, unknownKind: 1, failed: 2 } as const
 
-/** Messages that may wait for someone to expect them. */
+/** Messages that may wait for someone to expect them, and handlers of messages without an answer at once. */
 const maxWaiting = 16
 
 /** The answer to a request: `[0, result]` or `[code, text]`. */
@@ -47,12 +61,21 @@ export class AdminChannel {
   readonly #expected = new Map<number, Deferred.Deferred<AdminBody, SessionError>>()
   readonly #waiting = new Map<number, AdminBody>()
   readonly #requests = new Map<number, (answer: Uint8Array) => void>()
-  readonly #handlers = new Map<number, (body: AdminBody) => Effect.Effect<unknown, SessionError>>()
+  readonly #handlers = new Map<number, AdminHandler>()
+  readonly #common: (kind: number) => AdminHandler | undefined
+  /** Handlers of messages that ask for no answer, at work. */
+  #running = 0
   #closed: SessionError | undefined
 
-  constructor(session: Session, stream: MuxStream) {
+  /** @param common answers the requests of kinds that `answer` has not been called for */
+  constructor(
+    session: Session,
+    stream: MuxStream,
+    common: (kind: number) => AdminHandler | undefined = () => undefined
+  ) {
     this.#session = session
     this.#stream = stream
+    this.#common = common
     receiveWhole(
       stream,
       maxAdminMessageBytes,
@@ -93,12 +116,7 @@ export class AdminChannel {
     message: AdminKind<Body, Answer>,
     handler: (body: Body) => Effect.Effect<Answer, SessionError>
   ): void {
-    this.#handlers.set(message.kind, body =>
-      this.#decode(message, body).pipe(
-        Effect.flatMap(handler),
-        Effect.flatMap(result => Effect.orDie(Schema.encodeEffect(message.answer)(result)))
-      )
-    )
+    this.#handlers.set(message.kind, adminHandler(message, handler, this.#session.peer.peerId))
   }
 
   /** The next message of this kind; TIMEOUT where it does not come. */
@@ -114,7 +132,7 @@ export class AdminChannel {
     }).pipe(
       Effect.timeoutOrElse({ duration: timeoutMs, orElse: () => Effect.fail(this.#timeout(message.kind)) }),
       Effect.ensuring(Effect.sync(() => this.#expected.delete(message.kind))),
-      Effect.flatMap(body => this.#decode(message, body))
+      Effect.flatMap(body => decodeBody(message, body, this.#session.peer.peerId))
     )
   }
 
@@ -126,12 +144,6 @@ export class AdminChannel {
     return Schema.encodeEffect(message.body)(body).pipe(
       Effect.map(encoded => encodeAdmin(message.kind, encoded)),
       Effect.mapError(error => sessionError(error, this.#session.peer.peerId))
-    )
-  }
-
-  #decode<Body>(message: AdminKind<Body, unknown>, body: AdminBody): Effect.Effect<Body, SessionError> {
-    return Effect.mapError(Schema.decodeEffect(message.body)(body), error =>
-      failure("MALFORMED", `administrative message ${message.kind}: ${error.message}`, this.#session.peer.peerId)
     )
   }
 
@@ -168,10 +180,24 @@ export class AdminChannel {
     const { kind, body } = decodeAdmin(bytes)
     if (ackRequested) return this.#onRequest(messageId, kind, body)
     const expected = this.#expected.get(kind)
+    const handler = this.#handlerOf(kind)
     if (expected !== undefined) {
       this.#expected.delete(kind)
       Deferred.doneUnsafe(expected, Effect.succeed(body))
+    } else if (handler !== undefined) {
+      if (this.#running >= maxWaiting) return
+      this.#running++
+      Effect.runFork(
+        Effect.ensuring(
+          Effect.exit(handler(body)),
+          Effect.sync(() => this.#running--)
+        )
+      )
     } else if (this.#waiting.size < maxWaiting) this.#waiting.set(kind, body)
+  }
+
+  #handlerOf(kind: number): AdminHandler | undefined {
+    return this.#handlers.get(kind) ?? this.#common(kind)
   }
 
   /** Handlers run beside the stream; the number at once is bounded by the requests that a stream may leave unanswered. */
@@ -179,7 +205,7 @@ export class AdminChannel {
     const reply = (code: number, result: unknown): void => {
       this.#stream.send(recordTypes.adminAck, [encodeMsgpack([code, result])], () => undefined, { answers: messageId })
     }
-    const handler = this.#handlers.get(kind)
+    const handler = this.#handlerOf(kind)
     if (handler === undefined) return reply(answerCodes.unknownKind, `UNKNOWN_KIND ${kind}`)
     Effect.runFork(
       handler(body).pipe(

@@ -99,7 +99,7 @@ const layerServerProtocol = ({ members = () => true }: Options) =>
       const protocol = yield* makeServerProtocol({ tracing: false })
       yield* Effect.addFinalizer(() => protocol.end)
       yield* node.onChannel(service, (channel, caller) => {
-        if (!members(caller.peer)) return Effect.runSync(channel.end)
+        if (!members(caller.peer)) return Effect.runSync(channel.end("NORMAL"))
         // Until the server runs, what comes waits in the stream.
         Effect.runFork(
           Effect.andThen(

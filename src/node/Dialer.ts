@@ -7,6 +7,12 @@ import { SessionError } from "../transport/SessionError.ts"
 
 type Dial = (peerId: PeerId, addresses?: ReadonlyArray<string>) => Effect.Effect<Session, SessionError>
 
+/** A dial under way. `isGuess`: to addresses that may be another peer's. */
+interface UnderWay {
+  readonly result: Deferred.Deferred<Session, SessionError>
+  readonly isGuess: boolean
+}
+
 interface Backoff {
   readonly failures: number
   /** Milliseconds of the clock before which `reach` does not dial again. */
@@ -22,6 +28,11 @@ export interface Dialer {
    * a random time up to min(`maxDialBackoffMs`, `dialBackoffMs` · 2^(n−1)), so that callers in a loop do not beat on a peer that is away.
    */
   readonly reach: (peerId: PeerId) => Effect.Effect<Session, SessionError>
+  /**
+   * Dials an address that may or may not be the peer's, once the dial under way has failed; undefined where there is a session. A failure
+   * tells nothing of the peer, so that nobody waits longer for it.
+   */
+  readonly tryAddress: (peerId: PeerId, address: string) => Effect.Effect<Session | undefined, SessionError>
 }
 
 /** Dials run in the scope given here: who waits for one may leave without ending it for the others. */
@@ -31,7 +42,7 @@ export const makeDialer = Effect.fnUntraced(function* (
 ): Effect.fn.Return<Dialer, never, Scope.Scope> {
   const scope = yield* Effect.scope
   const services = yield* Effect.context<never>()
-  const underWay = new Map<PeerId, Deferred.Deferred<Session, SessionError>>()
+  const underWay = new Map<PeerId, UnderWay>()
   const backoffs = new Map<PeerId, Backoff>()
 
   const failed = (peerId: PeerId, last: SessionError) =>
@@ -42,14 +53,14 @@ export const makeDialer = Effect.fnUntraced(function* (
       backoffs.set(peerId, { failures, notBefore, last })
     })
 
-  const begin: Dial = (peerId, addresses) =>
+  const begin = (peerId: PeerId, addresses?: ReadonlyArray<string>, isGuess = false) =>
     Effect.suspend(() => {
       const result = Deferred.makeUnsafe<Session, SessionError>()
-      underWay.set(peerId, result)
+      underWay.set(peerId, { result, isGuess })
       const run = dial(peerId, addresses).pipe(
         Effect.tap(() => Effect.sync(() => backoffs.delete(peerId))),
         // Not a matter of time: a peer that is not paired stays so until someone joins.
-        Effect.tapError(error => (error.code === "NOT_PAIRED" ? Effect.void : failed(peerId, error))),
+        Effect.tapError(error => (isGuess || error.code === "NOT_PAIRED" ? Effect.void : failed(peerId, error))),
         Effect.onExit(exit =>
           Effect.sync(() => {
             underWay.delete(peerId)
@@ -72,10 +83,11 @@ export const makeDialer = Effect.fnUntraced(function* (
       if (session !== undefined) return Effect.succeed(session)
       const joined = underWay.get(peerId)
       if (joined === undefined) return begin(peerId, addresses)
+      const outcome = Deferred.await(joined.result)
       // The dial under way may go to other addresses than these.
-      return addresses === undefined
-        ? Deferred.await(joined)
-        : Deferred.await(joined).pipe(Effect.catch(() => connect(peerId, addresses)))
+      return addresses === undefined && !joined.isGuess
+        ? outcome
+        : outcome.pipe(Effect.catch(() => connect(peerId, addresses)))
     })
 
   const reach = Effect.fnUntraced(function* (peerId: PeerId) {
@@ -90,5 +102,13 @@ export const makeDialer = Effect.fnUntraced(function* (
     return yield* connect(peerId)
   })
 
-  return { connect, reach }
+  const tryAddress: Dialer["tryAddress"] = (peerId, address) =>
+    Effect.suspend(() => {
+      if (alive(peerId) !== undefined) return Effect.succeed(undefined)
+      const joined = underWay.get(peerId)
+      if (joined === undefined) return begin(peerId, [address], true)
+      return Effect.andThen(Effect.exit(Deferred.await(joined.result)), () => tryAddress(peerId, address))
+    })
+
+  return { connect, reach, tryAddress }
 })

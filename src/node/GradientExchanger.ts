@@ -129,8 +129,88 @@ export const sendTensor = (
     )
   })
 
+/** Streams of one view of a job's direct exchange: their service, and their names below it. */
+export const viewStreams = "view"
+export const viewStreamName = (job: Uint8Array, term: number, view: number): string =>
+  `${viewStreams}:${toHex(job)}:${term}:${view}`
+
+/** The view of this job that a stream is of; undefined for any other name. */
+export const parseViewStream = (name: string, job: Uint8Array): { term: number; view: number } | undefined => {
+  const [service, id, term = "", view = "", ...rest] = name.split(":")
+  const isNumber = (text: string): boolean => /^(0|[1-9]\d{0,9})$/.test(text)
+  if (service !== viewStreams || id !== toHex(job) || rest.length > 0 || !isNumber(term) || !isNumber(view))
+    return undefined
+  return { term: Number(term), view: Number(view) }
+}
+
+/**
+ * A bulk stream that carries tensors to one peer, one way, for members that exchange directly: nothing on the way of a tensor but plain calls.
+ * Data must not change until `sent` is called with its error or without one.
+ */
+export class TensorSender {
+  readonly session: Session
+  readonly #stream: MuxStream
+  #queuedBytes = 0
+  #sentBytes = 0
+
+  private constructor(session: Session, stream: MuxStream) {
+    this.session = session
+    this.#stream = stream
+  }
+
+  /** `onClose`: the other side, or the end of the session, has closed the stream. Not called after `close`. */
+  static open(
+    session: Session,
+    name: string,
+    onClose: (error: ProtocolError) => void
+  ): Effect.Effect<TensorSender, SessionError> {
+    return Effect.map(session.openStream(streamClasses.bulk, name), stream => {
+      const sender = new TensorSender(session, stream)
+      stream.receive({
+        onChunk: () => session.fail("UNEXPECTED", "data on the sending side of a tensor stream"),
+        onClose: error => (sender.#closed ? undefined : onClose(error))
+      })
+      return sender
+    })
+  }
+
+  #closed = false
+
+  /** Bytes that have not been handed to the socket. */
+  get queuedBytes(): number {
+    return this.#queuedBytes
+  }
+
+  /** Bytes that have been handed to the socket, headers of tensors included. */
+  get sentBytes(): number {
+    return this.#sentBytes
+  }
+
+  send(header: TensorHeader, data: Uint8Array, sent?: (error?: ProtocolError) => void): void {
+    const bytes = tensorHeaderBytes + data.length
+    this.#queuedBytes += bytes
+    this.#stream.send(recordTypes.rawData, [encodeTensorHeader(header), data], error => {
+      this.#queuedBytes -= bytes
+      if (error === undefined) this.#sentBytes += bytes
+      sent?.(error)
+    })
+  }
+
+  /** Gives up what has not been sent. */
+  close(): void {
+    this.#closed = true
+    this.#stream.reset("NORMAL")
+  }
+}
+
 /** Reads a stream of tensors chunk by chunk into their places. Always drains, whatever this side is sending. */
-const receiveTensors = (stream: MuxStream, session: Session, job: Uint8Array, place: PlaceTensor): void => {
+export const receiveTensors = (
+  stream: MuxStream,
+  session: Session,
+  job: Uint8Array,
+  place: PlaceTensor,
+  closed?: (error: ProtocolError) => void
+): void => {
   const head = new Uint8Array(tensorHeaderBytes)
   let placement: Placement | undefined
   let length = 0
@@ -178,6 +258,9 @@ const receiveTensors = (stream: MuxStream, session: Session, job: Uint8Array, pl
       stream.consumed(chunk)
       release(chunk.bytes)
     },
-    onClose: () => placement?.revoke()
+    onClose: error => {
+      placement?.revoke()
+      closed?.(error)
+    }
   })
 }

@@ -1,7 +1,8 @@
 import { Effect, Exit } from "effect"
 import type { MessageChunk, MuxStream } from "../protocol/MuxStream.ts"
 import { ProtocolError } from "../protocol/ProtocolError.ts"
-import { recordTypes } from "../protocol/Records.ts"
+import { recordTypes, release } from "../protocol/Records.ts"
+import type { SpareMemory } from "./SpareMemory.ts"
 import { arrayOf, TensorTruncated, type TensorArray, type TensorRef } from "./TensorRef.ts"
 
 /**
@@ -12,6 +13,7 @@ export class TensorArrival {
   readonly stream: MuxStream
   readonly #peer: string
   readonly #admit: (bytes: number) => boolean
+  readonly #memory: SpareMemory
   #bytes: Uint8Array<ArrayBuffer> | undefined
   #begun = false
   #filled = 0
@@ -23,7 +25,14 @@ export class TensorArrival {
     { readonly ref: TensorRef; readonly resume: (exit: Exit.Exit<TensorArray, TensorTruncated>) => void } | undefined
 
   /** @param onClose told when the stream is gone, whoever takes the tensor or nobody */
-  constructor(stream: MuxStream, peer: string, admit: (bytes: number) => boolean, onClose: () => void) {
+  constructor(
+    stream: MuxStream,
+    peer: string,
+    memory: SpareMemory,
+    admit: (bytes: number) => boolean,
+    onClose: () => void
+  ) {
+    this.#memory = memory
     this.stream = stream
     this.#peer = peer
     this.#admit = admit
@@ -44,7 +53,7 @@ export class TensorArrival {
 
   /** Makes the array for someone who asks, where none has been made ahead. */
   allocate(bytes: number): void {
-    this.#bytes ??= new Uint8Array(bytes)
+    this.#bytes ??= this.#memory.take(bytes)
   }
 
   /** The whole array, once it is here; to be called once. */
@@ -65,7 +74,7 @@ export class TensorArrival {
     this.#begun = true
     const { total } = chunk
     if (this.#bytes === undefined && total !== undefined && this.#waiting.length === 0 && this.#admit(total))
-      this.#bytes = new Uint8Array(total)
+      this.#bytes = this.#memory.take(total)
     if (this.#bytes === undefined) this.#waiting.push(chunk)
     else this.#place(chunk, this.#bytes)
   }
@@ -78,6 +87,7 @@ export class TensorArrival {
     target.set(bytes, this.#filled)
     this.#filled = end
     this.stream.consumed(chunk)
+    release(bytes)
     if (!last) return
     this.#lastMessageId = messageId
     this.#settle()

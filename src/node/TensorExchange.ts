@@ -7,6 +7,7 @@ import type { ProtocolError } from "../protocol/ProtocolError.ts"
 import { recordTypes } from "../protocol/Records.ts"
 import type { Session } from "../transport/Session.ts"
 import type { SessionError } from "../transport/SessionError.ts"
+import { SpareMemory } from "./SpareMemory.ts"
 import { TensorArrival } from "./TensorArrival.ts"
 import {
   bytesOfShape,
@@ -72,6 +73,11 @@ export interface Tensors {
   ) => Effect.Effect<PutTensor, SessionError | TensorQuota>
   /** The whole array of a ref that came from this peer (`RpcPeer.caller` in a handler). Interrupted, it gives the tensor up. */
   readonly take: (ref: TensorRef, peer: string) => Effect.Effect<TensorArray, TakeError>
+  /**
+   * Gives the memory of an array that is no longer needed to the tensors that come next; the array is then empty, in whatever view. Worth
+   * it where large tensors of the same size are taken again and again. At most `maxBytesAhead` are kept.
+   */
+  readonly reuse: (array: TensorArray) => void
 }
 
 /** What is known of one session's tensors. */
@@ -101,6 +107,7 @@ export const makeTensors = Effect.fnUntraced(function* (options: {
   const services = yield* Effect.context<never>()
   const arrivals = new WeakMap<Session, Arrivals>()
   const places = new WeakMap<Session, Semaphore.Semaphore>()
+  const memory = new SpareMemory(limits.maxBytesAhead)
   /** Bytes of the arrays of each peer's arrivals. */
   const heldBytes = new Map<string, number>()
   const after = (delayMs: number, then: () => void) =>
@@ -144,7 +151,7 @@ export const makeTensors = Effect.fnUntraced(function* (options: {
       if (expired.size > maxRemembered && oldest !== undefined) expired.delete(oldest)
     })
     const admit = (bytes: number): boolean => hold(peerId, bytes, Math.min(limits.maxBytes, limits.maxBytesAhead))
-    waiting.set(stream.id, { arrival: new TensorArrival(stream, peerId, admit, drop), timer })
+    waiting.set(stream.id, { arrival: new TensorArrival(stream, peerId, memory, admit, drop), timer })
   })
 
   const put: Tensors["put"] = Effect.fnUntraced(function* (array, peer, { shape = [array.length] } = {}) {
@@ -220,7 +227,7 @@ export const makeTensors = Effect.fnUntraced(function* (options: {
         })
     )
 
-  const tensors: Tensors = { put, take }
+  const tensors: Tensors = { put, take, reuse: ({ buffer }) => memory.give(buffer) }
   return tensors
 })
 

@@ -1,8 +1,12 @@
 import { ByteReader, concat, u16, u32, u64, u8 } from "../protocol/Bytes.ts"
+import { jobIdBytes } from "../protocol/constants.ts"
 import { ProtocolError } from "../protocol/ProtocolError.ts"
 
-/** What a tensor is for: the sum of some lanes, a step's mean gradient, a replica's whole state, parameters to evaluate. */
-export const tensorKinds = { partial: 1, reduced: 2, state: 3, evaluation: 4 } as const
+/**
+ * What a tensor is for: the sum of some lanes, a step's mean gradient, a replica's whole state, parameters to evaluate, what a segment's owner
+ * knows of the distances between members' vectors.
+ */
+export const tensorKinds = { partial: 1, reduced: 2, state: 3, evaluation: 4, products: 5 } as const
 export type TensorKind = (typeof tensorKinds)[keyof typeof tensorKinds]
 
 /**
@@ -13,6 +17,8 @@ export interface TensorHeader {
   readonly kind: TensorKind
   /** First 16 bytes of the job's fingerprint. */
   readonly job: Uint8Array
+  /** The coordinator's term and the view within it. The star counts views only: its term is 0. */
+  readonly term: number
   readonly view: number
   /** Counted from 1: the step that this belongs to; of a state or of parameters, how many steps are applied in it. */
   readonly step: number
@@ -24,9 +30,9 @@ export interface TensorHeader {
   readonly loss: number
 }
 
-const version = 1
-export const jobIdBytes = 16
-export const tensorHeaderBytes = 1 + 1 + jobIdBytes + 4 + 8 + 2 + 2 + 8 + 8 + 4
+const version = 2
+export { jobIdBytes }
+export const tensorHeaderBytes = 1 + 1 + jobIdBytes + 4 + 4 + 8 + 2 + 2 + 8 + 8 + 4
 
 const float = new Float32Array(1)
 const floatBits = new Uint32Array(float.buffer)
@@ -37,6 +43,7 @@ export const encodeTensorHeader = (header: TensorHeader): Uint8Array => {
     u8(version),
     u8(header.kind),
     header.job,
+    u32(header.term),
     u32(header.view),
     u64(header.step),
     u16(header.lanes.from),
@@ -64,6 +71,7 @@ export const parseTensorHeader = (bytes: Uint8Array): TensorHeader => {
   if (given !== version) throw new ProtocolError("MALFORMED", `tensor header of version ${given}`)
   const kind = kindOf(reader.u8("tensor kind"))
   const job = Uint8Array.from(reader.bytes(jobIdBytes, "job"))
+  const term = reader.u32("term")
   const view = reader.u32("view")
   const step = count(reader.u64("step"), "step")
   const lanes = { from: reader.u16("first lane"), to: reader.u16("last lane") }
@@ -73,5 +81,5 @@ export const parseTensorHeader = (bytes: Uint8Array): TensorHeader => {
   reader.end("tensor header")
   if (segment.to < segment.from || lanes.to < lanes.from)
     throw new ProtocolError("MALFORMED", "a tensor range that ends before it begins")
-  return { kind, job, view, step, lanes, segment, loss }
+  return { kind, job, term, view, step, lanes, segment, loss }
 }

@@ -14,17 +14,20 @@ export interface Invite {
   readonly secret: Uint8Array
   /** Unix seconds. The inviting host keeps its own copy and believes only that. */
   readonly expiresAt: number
-  /** 1: the operator of the inviting host compares fingerprints. */
+  /** A sum of `inviteFlags`. */
   readonly flags: number
   /** For people: what this invitation is to. */
   readonly name: string
 }
 
+/** `confirm`: the operator of the inviting host compares the guest's fingerprint with the guest's screen before he lets it in. */
+export const inviteFlags = { confirm: 1 } as const
+
 const prefix = "artf1."
 const inviteIdBytes = 16
 const checkBytes = 4
 const maxTokenLength = 4096
-const maxAddresses = 16
+export const maxInviteAddresses = 16
 const maxNameLength = 64
 const maxAddressLength = 300
 
@@ -73,8 +76,8 @@ export const decodeInvite = (token: string): Invite => {
   const fields = new Map<string, unknown>(Object.entries(value))
   const peerId = toHex(bytesOf(fields.get("peer"), peerIdBytes, "peer id"))
   const addresses = fields.get("addrs")
-  if (!Array.isArray(addresses) || addresses.length > maxAddresses)
-    return refuse(`has no list of at most ${maxAddresses} addresses`)
+  if (!Array.isArray(addresses) || addresses.length > maxInviteAddresses)
+    return refuse(`has no list of at most ${maxInviteAddresses} addresses`)
   return {
     id: bytesOf(fields.get("id"), inviteIdBytes, "id"),
     peerId: isPeerId(peerId) ? peerId : refuse("has no peer id"),
@@ -89,8 +92,8 @@ export const decodeInvite = (token: string): Invite => {
 /** Makes an invitation of this host; `random` gives secret bytes. */
 export const makeInvite = (
   random: (length: number) => Uint8Array,
-  options: Pick<Invite, "peerId" | "addresses" | "expiresAt" | "name">
-): Invite => ({ ...options, flags: 0, id: random(inviteIdBytes), secret: random(hashBytes) })
+  options: Pick<Invite, "peerId" | "addresses" | "expiresAt" | "name"> & { readonly flags?: number }
+): Invite => ({ flags: 0, ...options, id: random(inviteIdBytes), secret: random(hashBytes) })
 
 /** The keys of a token's handshake: nobody's id stands for the initiator's, as the token is for whoever holds it. */
 export const inviteKeys = (secret: Uint8Array, inviter: Uint8Array): PairKeys =>

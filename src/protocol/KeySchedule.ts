@@ -1,4 +1,4 @@
-import { createHash, createHmac } from "node:crypto"
+import { hash } from "node:crypto"
 import { concat, u16, u64, u8, utf8 } from "./Bytes.ts"
 import { gcmNonceBytes, hashBytes, tagBytes, tagEpochSeconds } from "./constants.ts"
 import { ProtocolError } from "./ProtocolError.ts"
@@ -8,15 +8,25 @@ import { ProtocolError } from "./ProtocolError.ts"
 const empty = new Uint8Array(0)
 
 export const sha256 = (...parts: ReadonlyArray<Uint8Array>): Uint8Array => {
-  const hash = createHash("sha256")
-  for (const part of parts) hash.update(part)
-  return hash.digest()
+  const [only] = parts
+  return hash("sha256", parts.length === 1 && only !== undefined ? only : concat(...parts), "buffer")
 }
 
+const hmacBlockBytes = 64
+const hmacInnerPad = new Uint8Array(hmacBlockBytes).fill(0x36)
+const hmacOuterPad = new Uint8Array(hmacBlockBytes).fill(0x5c)
+
+const padded = (key: Uint8Array, pad: Uint8Array): Uint8Array => {
+  const block = pad.slice()
+  for (const [at, byte] of key.entries()) block[at] = byte ^ (pad[at] ?? 0)
+  return block
+}
+
+/** HMAC-SHA-256 (RFC 2104) of two one-shot hashes: for messages as short as ours, an `Hmac` of node:crypto costs several times as much. */
 export const hmac = (key: Uint8Array, ...parts: ReadonlyArray<Uint8Array>): Uint8Array => {
-  const mac = createHmac("sha256", key)
-  for (const part of parts) mac.update(part)
-  return mac.digest()
+  const short = key.length > hmacBlockBytes ? sha256(key) : key
+  const inner = hash("sha256", concat(padded(short, hmacInnerPad), ...parts), "buffer")
+  return hash("sha256", concat(padded(short, hmacOuterPad), inner), "buffer")
 }
 
 /** HKDF-Extract (RFC 5869 §2.2). */
@@ -56,14 +66,53 @@ export interface PairKeys {
 
 /** The keys of a pair for the direction in which `initiator` dials `responder`. */
 export const derivePairKeys = (pairKey: Uint8Array, initiator: Uint8Array, responder: Uint8Array): PairKeys => {
-  const prk = extract(utf8("artifice v1 pair"), pairKey)
-  const context = concat(initiator, responder)
-  return {
-    tag: expand(prk, "tag", context),
-    mac1: expand(prk, "mac1", context),
-    retry: expand(prk, "retry", context),
-    abort: expand(prk, "abort", context),
-    psk: expand(prk, "psk", context)
+  const { tag, mac1, retry, abort, psk } = new LazyPairKeys(pairKey, initiator, responder)
+  return { tag, mac1, retry, abort, psk }
+}
+
+/** The same keys, each worked out when it is first asked for: of most pairs that a host knows only the tag is ever needed. */
+export class LazyPairKeys implements PairKeys {
+  readonly #pairKey: Uint8Array
+  readonly #initiator: Uint8Array
+  readonly #responder: Uint8Array
+  #tag: Uint8Array | undefined
+  #others: Omit<PairKeys, "tag"> | undefined
+
+  constructor(pairKey: Uint8Array, initiator: Uint8Array, responder: Uint8Array) {
+    this.#pairKey = pairKey
+    this.#initiator = initiator
+    this.#responder = responder
+  }
+
+  get #prk(): Uint8Array {
+    return extract(utf8("artifice v1 pair"), this.#pairKey)
+  }
+
+  #expanded(): Omit<PairKeys, "tag"> {
+    const prk = this.#prk
+    const context = concat(this.#initiator, this.#responder)
+    const of = (label: string): Uint8Array => expand(prk, label, context)
+    return { mac1: of("mac1"), retry: of("retry"), abort: of("abort"), psk: of("psk") }
+  }
+
+  get tag(): Uint8Array {
+    return (this.#tag ??= expand(this.#prk, "tag", concat(this.#initiator, this.#responder)))
+  }
+
+  get mac1(): Uint8Array {
+    return (this.#others ??= this.#expanded()).mac1
+  }
+
+  get retry(): Uint8Array {
+    return (this.#others ??= this.#expanded()).retry
+  }
+
+  get abort(): Uint8Array {
+    return (this.#others ??= this.#expanded()).abort
+  }
+
+  get psk(): Uint8Array {
+    return (this.#others ??= this.#expanded()).psk
   }
 }
 

@@ -28,6 +28,8 @@ export interface SessionEvents {
   readonly onReady: () => void
   readonly onStream: (stream: MuxStream) => void
   readonly onPong: (payload: Uint8Array) => void
+  /** One record of several that came together has been dealt with: what it brought about may be taken. */
+  readonly onRecord: () => void
   /** The other side says goodbye; ours is queued in answer where we have not said it first. */
   readonly onGoodbye: (goodbye: GoodbyePacket) => void
   /** There is something to write: `take` it once the call that brought this event has returned. */
@@ -239,7 +241,10 @@ export class Multiplexer {
   /** Takes bytes from the other side. Throws ProtocolError: the session is then over. */
   receive(chunk: Uint8Array): void {
     if (this.#failure !== undefined) throw this.#failure
-    this.#opener.push(chunk, record => this.#onRecord(record))
+    this.#opener.push(chunk, record => {
+      this.#onRecord(record)
+      this.#events.onRecord()
+    })
   }
 
   #onRecord(record: Record): void {

@@ -1,5 +1,5 @@
-import { ByteReader, concat, fromUtf8, u16, u64, u8, utf8 } from "./Bytes.ts"
-import { maxReasonBytes, maxStreamNameBytes, pingBytes, unknownTotal } from "./constants.ts"
+import { ByteReader, concat, fromUtf8, u16, u8, utf8 } from "./Bytes.ts"
+import { firstPrefixBytes, maxReasonBytes, maxStreamNameBytes, pingBytes, unknownTotal } from "./constants.ts"
 import { ProtocolError } from "./ProtocolError.ts"
 
 /** What the payload of each record type holds (§3.2). */
@@ -16,8 +16,14 @@ export interface MessagePrefix {
   readonly total: number | undefined
 }
 
-export const encodePrefix = ({ messageId, total }: MessagePrefix): Uint8Array =>
-  concat(u64(messageId), u64(total ?? unknownTotal))
+/** Written into one array: this lies on the way of every message. */
+export const encodePrefix = ({ messageId, total }: MessagePrefix): Uint8Array => {
+  const bytes = new Uint8Array(firstPrefixBytes)
+  const view = new DataView(bytes.buffer)
+  view.setBigUint64(0, BigInt(messageId))
+  view.setBigUint64(8, total === undefined ? unknownTotal : BigInt(total))
+  return bytes
+}
 
 export const parsePrefix = (reader: ByteReader): MessagePrefix => {
   const messageId = reader.u64("message id")

@@ -18,7 +18,8 @@ export const wireCodes = {
   SUPERSEDED: 14,
   TIMEOUT: 15,
   INTERNAL: 16,
-  LIMIT: 17
+  LIMIT: 17,
+  INVITE_EXPIRED: 19
 } as const
 
 export type WireCode = keyof typeof wireCodes

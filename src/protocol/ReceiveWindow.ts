@@ -1,15 +1,17 @@
 /**
  * What the other side may send on a stream or on the connection (§3.5): an absolute limit in bytes, which rises when half of
- * the window has been consumed since it was last raised.
+ * the window, or another step, has been consumed since it was last raised.
  */
 export class ReceiveWindow {
   readonly #windowBytes: number
+  readonly #stepBytes: number
   #limit: number
   #received = 0
   #consumed = 0
 
-  constructor(windowBytes: number) {
+  constructor(windowBytes: number, stepBytes: number = windowBytes / 2) {
     this.#windowBytes = windowBytes
+    this.#stepBytes = stepBytes
     this.#limit = windowBytes
   }
 
@@ -33,7 +35,7 @@ export class ReceiveWindow {
   consume(bytes: number): number | undefined {
     this.#consumed += bytes
     const limit = this.#consumed + this.#windowBytes
-    if (limit - this.#limit < this.#windowBytes / 2) return undefined
+    if (limit - this.#limit < this.#stepBytes) return undefined
     this.#limit = limit
     return limit
   }

@@ -35,6 +35,9 @@ import type { ReplayCache } from "./ReplayCache.ts"
 import { decodeParameters, encodeParameters } from "./SessionParameters.ts"
 import type { Directory, DirectoryEntry } from "./TagIndex.ts"
 
+/** What became of a token: claimed; or claimed or used up by another; or it has run out, perhaps during the handshake. */
+export type Claim = "claimed" | "used" | "expired"
+
 export interface ResponderConfig extends HandshakeConfig {
   readonly directory: Directory
   readonly replay: ReplayCache
@@ -46,11 +49,8 @@ export interface ResponderConfig extends HandshakeConfig {
   readonly underLoad: () => boolean
   /** Takes a handshake slot for this entry; false answers BUSY. */
   readonly admit: (entry: DirectoryEntry) => boolean
-  /**
-   * Invite mode: records durably, before AUTH_R, that this identity has claimed the token. False where another identity has, or where
-   * the token has run out since: INVITE_USED.
-   */
-  readonly claim: (entry: DirectoryEntry, initiator: PublicIdentity) => Promise<boolean>
+  /** Invite mode: records durably, before AUTH_R, that this identity has claimed the token, if it may. */
+  readonly claim: (entry: DirectoryEntry, initiator: PublicIdentity) => Promise<Claim>
 }
 
 /** What to do after a frame. With `failure` the connection is to be closed once `send` is written: often `send` is empty, which is silence. */
@@ -61,6 +61,9 @@ export interface ResponderStep {
   /** Present after AUTH_I: the wrapped secret is still being decrypted. No record may be opened before. */
   readonly secrets?: Promise<SessionSecrets>
 }
+
+const tokenUsed = "the token has been used: it pairs one machine, once"
+const tokenExpired = "the token has run out"
 
 interface Accepted {
   readonly entry: DirectoryEntry
@@ -126,7 +129,8 @@ export class Responder {
       throw new ProtocolError("UNKNOWN_PEER", "HELLO of a stranger who knows a tag")
     if (hello.mode !== entry.mode)
       throw new ProtocolError("UNKNOWN_PEER", `HELLO of mode ${hello.mode} for an entry of mode ${entry.mode}`)
-    if (config.unixSeconds >= (entry.expiresAt ?? Infinity) || config.unixSeconds < (entry.notBefore ?? 0)) {
+    const expired = config.unixSeconds >= (entry.expiresAt ?? Infinity)
+    if ((expired && entry.mode !== modes.invite) || config.unixSeconds < (entry.notBefore ?? 0)) {
       throw new ProtocolError("UNKNOWN_PEER", "HELLO for an entry that is not valid at this time")
     }
     this.#abortable = { entry, hello: received }
@@ -147,6 +151,9 @@ export class Responder {
     }
     if (!config.replay.accept(entry.name, hello.nonce, config.unixSeconds))
       throw new ProtocolError("REPLAY", "HELLO seen before")
+    // Only who holds the token itself has come this far.
+    if (entry.used === true) throw new ProtocolError("INVITE_USED", tokenUsed)
+    if (expired) throw new ProtocolError("INVITE_EXPIRED", tokenExpired)
     if (!config.admit(entry)) throw new ProtocolError("BUSY", "no handshake slot is free")
     return this.#ack(received, hello, entry, suite)
   }
@@ -221,9 +228,9 @@ export class Responder {
       throw new ProtocolError("WRONG_PEER", "AUTH_I is meant for another host")
     checkSignature("initiator", crypto, peer, state.th2, opened)
     const peerParameters = decodeParameters(opened.auth.parameters)
-    if (entry.mode === modes.invite && !(await config.claim(entry, peer))) {
-      throw new ProtocolError("INVITE_USED", "the token has been used by another identity, or has run out")
-    }
+    const claim = entry.mode === modes.invite ? await config.claim(entry, peer) : "claimed"
+    if (claim === "used") throw new ProtocolError("INVITE_USED", tokenUsed)
+    if (claim === "expired") throw new ProtocolError("INVITE_EXPIRED", tokenExpired)
 
     const th3 = sha256(state.th2, received.bytes)
     const secret = Uint8Array.from(crypto.randomBytes(hashBytes))
@@ -265,8 +272,7 @@ export class Responder {
   async #initiator(id: Uint8Array, document: Uint8Array | undefined, entry: DirectoryEntry): Promise<PublicIdentity> {
     const known = entry.peer
     if (known !== undefined && !equal(id, known.id)) {
-      if (entry.mode === modes.invite)
-        throw new ProtocolError("INVITE_USED", "the token has been used by another identity")
+      if (entry.mode === modes.invite) throw new ProtocolError("INVITE_USED", tokenUsed)
       throw new ProtocolError("WRONG_PEER", "AUTH_I names another peer than the holder of this pair key")
     }
     if (entry.mode !== modes.invite) {

@@ -17,7 +17,9 @@ export interface DirectoryEntry {
   readonly minimumVersion?: number
   /** The least suite that the operator allows for this peer. */
   readonly minimumSuite?: number
-  /** Unix seconds before and after which a HELLO meets silence. */
+  /** A token that pairs nobody any more: whoever comes with it is told so. */
+  readonly used?: boolean
+  /** Unix seconds before and after which a HELLO meets silence; who comes too late with a token is told so. */
   readonly notBefore?: number
   readonly expiresAt?: number
 }
@@ -27,17 +29,21 @@ export interface Directory {
   readonly lookup: (tag: Uint8Array, unixSeconds: number) => DirectoryEntry | undefined
 }
 
+/** The tags of one hour, and the entries whose tag is not computed yet: those from `next` on. */
+interface Epoch {
+  readonly tags: Map<string, DirectoryEntry>
+  entries: Array<DirectoryEntry>
+  next: number
+}
+
 /**
  * Finds the entry of a tag in one step, for the hours around now (§2.2), so that strangers cost one failed look-up.
- * The next hour's tags can be computed ahead of time in slices by `prepare`; without it they are computed when the hour begins.
+ * `prepare` computes tags in slices, those of the next hour ahead of time too; what it has not done by then, a look-up does at once.
  */
 export class TagIndex implements Directory {
   readonly #tolerance: number
   readonly #entries = new Map<string, DirectoryEntry>()
-  readonly #epochs = new Map<number, Map<string, DirectoryEntry>>()
-  #ahead:
-    | { readonly epoch: number; readonly tags: Map<string, DirectoryEntry>; readonly left: Array<DirectoryEntry> }
-    | undefined
+  readonly #epochs = new Map<number, Epoch>()
 
   /** @param tolerance how many hours the two clocks may differ: 1 to 3. */
   constructor(tolerance: number = tagEpochTolerance) {
@@ -52,8 +58,7 @@ export class TagIndex implements Directory {
   set(entry: DirectoryEntry): void {
     this.delete(entry.name)
     this.#entries.set(entry.name, entry)
-    for (const [epoch, tags] of this.#epochs) tags.set(toHex(tagFor(entry.keys.tag, epoch)), entry)
-    this.#ahead?.left.push(entry)
+    for (const epoch of this.#epochs.values()) epoch.entries.push(entry)
   }
 
   get(name: string): DirectoryEntry | undefined {
@@ -64,45 +69,62 @@ export class TagIndex implements Directory {
     const entry = this.#entries.get(name)
     if (entry === undefined) return
     this.#entries.delete(name)
-    for (const [epoch, tags] of this.#epochs) forget(tags, entry, epoch)
-    if (this.#ahead !== undefined) forget(this.#ahead.tags, entry, this.#ahead.epoch)
+    for (const [hour, { tags }] of this.#epochs) forget(tags, entry, hour)
   }
 
   lookup(tag: Uint8Array, unixSeconds: number): DirectoryEntry | undefined {
-    this.#roll(tagEpoch(unixSeconds))
+    const now = tagEpoch(unixSeconds)
     const name = toHex(tag)
-    for (const tags of this.#epochs.values()) {
-      const entry = tags.get(name)
+    this.#forgetAllBut(now)
+    for (let hour = now - this.#tolerance; hour <= now + this.#tolerance; hour++) {
+      const epoch = this.#epoch(hour)
+      this.#compute(hour, epoch, Infinity)
+      const entry = epoch.tags.get(name)
       if (entry !== undefined) return entry
     }
     return undefined
   }
 
-  /** Computes up to `budget` tags of the hour that becomes valid next; true when all are ready. */
+  /** Computes up to `budget` tags of the hours that are valid and of the one that becomes so next; true when all are ready. */
   prepare(unixSeconds: number, budget: number): boolean {
-    const epoch = tagEpoch(unixSeconds) + this.#tolerance + 1
-    if (this.#ahead?.epoch !== epoch) this.#ahead = { epoch, tags: new Map(), left: [...this.#entries.values()] }
-    const { tags, left } = this.#ahead
-    for (let done = 0; done < budget; done++) {
-      const entry = left.pop()
-      if (entry === undefined) return true
-      if (this.#entries.get(entry.name) === entry) tags.set(toHex(tagFor(entry.keys.tag, epoch)), entry)
+    const now = tagEpoch(unixSeconds)
+    let left = budget
+    this.#forgetAllBut(now)
+    for (let hour = now - this.#tolerance; hour <= now + this.#tolerance + 1; hour++) {
+      const epoch = this.#epoch(hour)
+      left -= this.#compute(hour, epoch, left)
+      if (epoch.entries.length > 0) return false
     }
-    return left.length === 0
+    return true
   }
 
-  #roll(now: number): void {
-    for (const epoch of this.#epochs.keys()) if (Math.abs(epoch - now) > this.#tolerance) this.#epochs.delete(epoch)
-    for (let epoch = now - this.#tolerance; epoch <= now + this.#tolerance; epoch++) {
-      if (this.#epochs.has(epoch)) continue
-      const ahead = this.#ahead?.epoch === epoch ? this.#ahead : undefined
-      const tags = ahead?.tags ?? new Map<string, DirectoryEntry>()
-      for (const entry of ahead?.left ?? this.#entries.values()) {
-        if (this.#entries.get(entry.name) === entry) tags.set(toHex(tagFor(entry.keys.tag, epoch)), entry)
+  #epoch(hour: number): Epoch {
+    const known = this.#epochs.get(hour)
+    if (known !== undefined) return known
+    const made = { tags: new Map<string, DirectoryEntry>(), entries: [...this.#entries.values()], next: 0 }
+    this.#epochs.set(hour, made)
+    return made
+  }
+
+  /** Oldest first: of two entries with the same keys the newer one has the tag. Gives how many were computed. */
+  #compute(hour: number, epoch: Epoch, budget: number): number {
+    let done = 0
+    for (; done < budget; done++) {
+      const entry = epoch.entries[epoch.next]
+      if (entry === undefined) {
+        epoch.entries = []
+        epoch.next = 0
+        break
       }
-      if (ahead !== undefined) this.#ahead = undefined
-      this.#epochs.set(epoch, tags)
+      epoch.next++
+      if (this.#entries.get(entry.name) === entry) epoch.tags.set(toHex(tagFor(entry.keys.tag, hour)), entry)
     }
+    return done
+  }
+
+  #forgetAllBut(now: number): void {
+    for (const hour of this.#epochs.keys())
+      if (hour < now - this.#tolerance || hour > now + this.#tolerance + 1) this.#epochs.delete(hour)
   }
 }
 

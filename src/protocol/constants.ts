@@ -25,6 +25,9 @@ export const mlKemCiphertextBytes = 1088
 export const identityDocumentVersion = 1
 /** 0x01, two lengths, two SubjectPublicKeyInfos of 422 bytes each. */
 export const identityDocumentBytes = 849
+/** §2.7: of a job, and of a ticket. */
+export const jobIdBytes = 16
+export const ticketIdBytes = 16
 
 /** §2.2: a tag names a pair for one hour. */
 export const tagEpochSeconds = 3600
@@ -58,6 +61,25 @@ export const maxRecordsPerKey = 2 ** 24
 export const maxBytesPerKey = 2 ** 36
 export const minRecordsPerKeyUpdate = 16
 
+/** §5: the database at rest. */
+export const databaseVersion = 1
+export const databaseHeaderBytes = 120
+export const databaseSaltBytes = 16
+export const databaseIdBytes = 16
+export const databaseFileSaltBytes = 32
+export const databaseCheckBytes = 16
+export const databaseFrameHeadBytes = 52
+export const maxDatabaseFrameBytes = 4 * 1024 * 1024
+export const maxDatabaseKeyBytes = 512
+export const maxDatabaseValueBytes = 1024 * 1024
+export const maxDatabaseEntries = 1_000_000
+/** Above these a file is refused before its passphrase is tried: who wrote it may want to take the machine's memory or time. */
+export const maxScryptCost = 2 ** 20
+export const maxScryptBlockSize = 16
+export const maxArgon2Passes = 10
+export const maxDerivationParallelism = 4
+export const maxDerivationMemoryBytes = 1024 * 1024 * 1024
+
 // Implementation: defaults and bounds of this host.
 /** §2.5: what this side is ready to receive, when nothing else is configured. */
 export const defaultMaxMessageBytes = 16 * 1024 * 1024
@@ -70,6 +92,11 @@ export const maxUnreadAcks = 1024
 export const minRecordLimitBytes = 256
 /** A window beyond this is refused as nonsense: it is no bound at all. */
 export const maxWindowBytes = 2 ** 40
+
+/** §2.6: how long a person may take to compare fingerprints. */
+export const confirmTimeoutMs = 120_000
+/** §2.6: a pair key of this age is rotated. */
+export const pairKeyAgeMs = 30 * 24 * 3_600_000
 
 /** §2.9 */
 export const handshakeDeadlineMs = 10_000
@@ -97,3 +124,26 @@ export const simultaneousOpenMs = 10_000
 /** §2.9: the side that dialled replaces a session of this age; its streams may end within the second. */
 export const sessionAgeMs = 24 * 3_600_000
 export const sessionDrainMs = 3_600_000
+
+/** §5: what a new database is made with, and how large the pieces of a snapshot are. */
+export const defaultScryptCost = 2 ** 17
+export const defaultScryptBlockSize = 8
+export const defaultArgon2MemoryBytes = 64 * 1024 * 1024
+export const defaultArgon2Passes = 3
+export const defaultDerivationParallelism = 1
+export const databaseBlockBytes = 64 * 1024
+/** The log is folded into a new snapshot when it is longer than the snapshot, and than this. */
+export const minDatabaseLogBytes = 256 * 1024
+
+/** §2.8: discovery on the local network. */
+export const beaconPort = 27_187
+export const beaconBytes = 39
+export const beaconNonceBytes = 16
+export const beaconMacBytes = 16
+export const discoveryKeyBytes = 32
+export const beaconEpochSeconds = 60
+export const beaconEpochTolerance = 1
+export const beaconIntervalMs = 5_000
+export const maxBeaconsPerSecond = 10
+export const maxBeaconAddresses = 256
+export const beaconRetryMs = 60_000

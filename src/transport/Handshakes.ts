@@ -28,8 +28,15 @@ const deadline = (durationMs: number, what: string) => ({
   orElse: () => Effect.fail(failure("TIMEOUT", `${what} took over ${durationMs / 1000} s`))
 })
 
-/** Does the dialling side's handshake on an open connection: at most 10 s, then TIMEOUT. The session is ready to be started. */
-export const initiate = (connection: Connection, config: InitiatorConfig): Effect.Effect<Session, SessionError> =>
+/**
+ * Does the dialling side's handshake on an open connection: at most 10 s, then TIMEOUT. The session is ready to be started. `proceed` is
+ * asked before READY, by which the other side takes the session for made; where it answers no, the handshake fails with SUPERSEDED.
+ */
+export const initiate = (
+  connection: Connection,
+  config: InitiatorConfig,
+  proceed: () => boolean = () => true
+): Effect.Effect<Session, SessionError> =>
   guarded(connection, async () => {
     const initiator = new Initiator(config)
     const io = new HandshakeIo(connection)
@@ -40,6 +47,7 @@ export const initiate = (connection: Connection, config: InitiatorConfig): Effec
       if (step.send !== undefined) io.send([step.send])
       secrets = step.secrets
     }
+    if (!proceed()) throw new ProtocolError("SUPERSEDED", "another address of this peer was first")
     const session = new Session(connection, secrets, config.parameters)
     session.start(io.rest())
     connection.resume()

@@ -1,5 +1,6 @@
 import type { MessageChunk, MessageType, MuxStream } from "../protocol/MuxStream.ts"
 import type { ProtocolError } from "../protocol/ProtocolError.ts"
+import { release } from "../protocol/Records.ts"
 
 /** A message that has arrived whole. */
 export interface WholeMessage {
@@ -7,6 +8,13 @@ export interface WholeMessage {
   readonly messageId: number
   readonly ackRequested: boolean
   readonly bytes: Uint8Array
+}
+
+/** The parts as one; their own memory is given back at once. */
+const joined = (parts: ReadonlyArray<Uint8Array>, bytes: number): Uint8Array => {
+  const whole = Buffer.concat(parts, bytes)
+  parts.forEach(release)
+  return whole
 }
 
 /**
@@ -30,7 +38,7 @@ export const receiveWhole = (
     parts.push(chunk.bytes)
     stream.consumed(chunk)
     if (!chunk.last) return
-    const bytes = parts.length === 1 ? chunk.bytes : Buffer.concat(parts, held)
+    const bytes = parts.length === 1 ? chunk.bytes : joined(parts, held)
     parts = []
     held = 0
     const { type, messageId, ackRequested } = chunk

@@ -1,8 +1,10 @@
-import { Effect, Layer } from "effect"
-import { connect, createServer, type Socket } from "node:net"
+import { Deferred, Effect, Layer, Semaphore } from "effect"
+import { lookup } from "node:dns/promises"
+import { connect, createServer, isIP, type Socket } from "node:net"
 import { release } from "../protocol/Records.ts"
 import {
   formatAddress,
+  maxAddressesName,
   Network,
   NetworkError,
   type Address,
@@ -16,7 +18,7 @@ const codeOf = (error: unknown): string =>
 /** Connections that wait to be accepted by this process. */
 const listenBacklog = 511
 
-/** How long what is queued may take to leave when a connection is closed. */
+/** How long what is queued may take to leave when a connection is closed, and the other side to close it too. */
 const closeDeadlineMs = 5_000
 
 /** Bytes that one read of a dialled connection may bring: several records, as each that is cut by the end of a read is copied. */
@@ -43,11 +45,15 @@ const connectionOf = (socket: Socket, reused?: ReusedBuffer): Connection => {
   let closed: string | undefined
   let reason = "closed"
   let wantsData = true
+  let isDropping = false
   socket.setNoDelay(true)
-  if (reused !== undefined) reused.onData = chunk => handlers?.onData(chunk)
+  const onData = (chunk: Uint8Array): void => {
+    if (!isDropping) handlers?.onData(chunk)
+  }
+  if (reused !== undefined) reused.onData = onData
   else
     socket.on("data", chunk => {
-      handlers?.onData(chunk)
+      onData(chunk)
       release(chunk)
     })
   socket.on("error", error => (reason = codeOf(error)))
@@ -80,17 +86,25 @@ const connectionOf = (socket: Socket, reused?: ReusedBuffer): Connection => {
     buffered: () => socket.writableLength,
     pause: () => {
       wantsData = false
-      socket.pause()
+      if (!isDropping) socket.pause()
     },
     resume: () => {
       wantsData = true
       if (handlers !== undefined) socket.resume()
     },
-    end: () => {
+    end: (drains = false) => {
+      if (closed !== undefined) return
       // A peer that no longer reads must not keep the socket for ever.
       const deadline = setTimeout(() => socket.destroy(), closeDeadlineMs)
       socket.once("close", () => clearTimeout(deadline))
-      socket.end(() => socket.destroy())
+      if (!drains) return void socket.end(() => socket.destroy())
+      // To close while more is coming would reset the connection, and what was written last, the reason, would be lost on the way.
+      isDropping = true
+      socket.resume()
+      socket.end(() => {
+        socket.unref()
+        deadline.unref()
+      })
     },
     destroy: () => socket.destroy()
   }
@@ -139,8 +153,36 @@ const dial = (readBuffer: Uint8Array, address: Address, timeoutMs: number) =>
     })
   )
 
+/** How long whoever asks waits for a name. */
+const lookupTimeoutMs = 5_000
+/** Look-ups at once: each takes one of the four threads that files and private-key operations need too, until the system gives up. */
+const maxLookups = 2
+
+/** By the system's own resolver, which knows the hosts file and the order of RFC 6724. */
+const resolve = (turns: Semaphore.Semaphore, host: string) =>
+  Effect.gen(function* () {
+    if (isIP(host) !== 0) return [host]
+    const failure = (code: string) => new NetworkError({ operation: "look up", address: host, code })
+    const found = Deferred.makeUnsafe<ReadonlyArray<string>, NetworkError>()
+    const ask = Effect.tryPromise({
+      try: () => lookup(host, { all: true, order: "verbatim" }),
+      catch: error => failure(codeOf(error))
+    }).pipe(Effect.map(all => all.slice(0, maxAddressesName).map(({ address }) => address)))
+    // A look-up cannot be called off: its turn ends when the system has answered, not when nobody waits any more.
+    yield* Effect.forkDetach(turns.withPermits(1)(Deferred.into(ask, found)))
+    return yield* Effect.timeoutOrElse(Deferred.await(found), {
+      duration: lookupTimeoutMs,
+      orElse: () => Effect.fail(failure("TIMEOUT"))
+    })
+  })
+
 /** TCP through `node:net`, without Nagle's delay. */
 export const layer: Layer.Layer<Network> = Layer.sync(Network, () => {
   const readBuffer = Buffer.allocUnsafeSlow(readBufferBytes)
-  return { listen, dial: (address, timeoutMs) => dial(readBuffer, address, timeoutMs) }
+  const turns = Semaphore.makeUnsafe(maxLookups)
+  return {
+    listen,
+    resolve: host => resolve(turns, host),
+    dial: (address, timeoutMs) => dial(readBuffer, address, timeoutMs)
+  }
 })

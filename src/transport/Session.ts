@@ -9,7 +9,7 @@ import {
   pingBytes
 } from "../protocol/constants.ts"
 import type { SessionSecrets } from "../protocol/Handshake.ts"
-import type { PublicIdentity } from "../protocol/Identity.ts"
+import type { PeerId, PublicIdentity } from "../protocol/Identity.ts"
 import { Multiplexer } from "../protocol/Multiplexer.ts"
 import type { MuxStream } from "../protocol/MuxStream.ts"
 import type { GoodbyePacket, StreamClass } from "../protocol/Packets.ts"
@@ -27,6 +27,11 @@ const batchBytes = maxRecordPayloadBytes
  * More would only make a call wait behind bulk data.
  */
 const queuedBytes = maxSocketBufferBytes / 2
+/**
+ * Records of one read after which the answers to them are written, before the rest of the read: both sides then work at the same time.
+ * A write costs as much as handling a small message, so for each of them it would not pay.
+ */
+const recordsPerFlush = 32
 /** How often liveness is looked at. */
 const livenessTickMs = 5_000
 /** How long a sending key is used (§3.3). */
@@ -45,6 +50,8 @@ export class Session {
   readonly role: SessionSecrets["role"]
   readonly mode: SessionSecrets["mode"]
   readonly remote: Address
+  /** The peer that passes this session's records on, sealed as they are; undefined where the connection is direct. */
+  readonly relay: PeerId | undefined
   /** A key for another use, bound to this session (PROTOCOL §2.4). */
   readonly exportKey: SessionSecrets["exportKey"]
   /** Completes with the reason when the session is over; its code is NORMAL where both sides said goodbye. */
@@ -57,6 +64,8 @@ export class Session {
   #ended: SessionError | undefined
   #flushing = false
   #quietMs = 0
+  /** Records that have come since the last flush between two of them. */
+  #records = 0
   #onReady: (() => void) | undefined
 
   /** Largest message that this side, and the other, buffers whole: bytes (§2.5, `mm`). */
@@ -74,6 +83,7 @@ export class Session {
     this.role = secrets.role
     this.mode = secrets.mode
     this.remote = connection.remote
+    this.relay = connection.relay
     this.exportKey = secrets.exportKey
     this.closed = Deferred.makeUnsafe<SessionError>()
     this.#connection = connection
@@ -81,6 +91,7 @@ export class Session {
       onReady: () => this.#onReady?.(),
       onStream: (stream: MuxStream) => (this.#onStream === undefined ? this.#hold(stream) : this.#onStream(stream)),
       onPong: () => undefined,
+      onRecord: () => this.#onRecord(),
       onGoodbye: (goodbye: GoodbyePacket) => this.#onGoodbye(goodbye),
       onWritable: () => this.#schedule(),
       onFailure: (error: ProtocolError) => this.#fail(error)
@@ -190,6 +201,13 @@ export class Session {
     }
   }
 
+  /** The other side begins with the first answers while this one works on the next. */
+  #onRecord(): void {
+    if (++this.#records < recordsPerFlush) return
+    this.#records = 0
+    this.#flush()
+  }
+
   /** Gathers what one turn of the event loop has to send into one batch. */
   #schedule(): void {
     if (this.#flushing) return
@@ -237,7 +255,7 @@ export class Session {
     this.#mux.closeStreams(error)
     this.#mux.wipe()
     this.#early = []
-    this.#connection.end()
+    this.#connection.end(true)
     Deferred.doneUnsafe(this.closed, Effect.succeed(reason))
   }
 }

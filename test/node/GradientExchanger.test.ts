@@ -18,6 +18,7 @@ const elements = 100_000
 const headerOf = (step: number): TensorHeader => ({
   kind: tensorKinds.partial,
   job,
+  term: 0,
   view: 1,
   step,
   lanes: { from: 0, to: 1 },

@@ -1,30 +1,18 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs"
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Effect, Layer } from "effect"
-import { noPeers, PeerStore, type StoredPeers } from "../../src/store/PeerStore.ts"
-import { keptStore, loopback, pair, startNode } from "../support/nodes.ts"
+import { Context, Effect, Layer, Redacted } from "effect"
+import { PeerStore } from "../../src/store/PeerStore.ts"
+import { addressOf, keptStore, loopback, pair, startNode } from "../support/nodes.ts"
 import { alice, bob } from "../support/vectors.ts"
 
 const folder = Effect.acquireRelease(
   Effect.sync(() => mkdtempSync(join(tmpdir(), "artifice-test-"))),
   path => Effect.sync(() => rmSync(path, { recursive: true, force: true }))
 )
-const fileStore = (path: string) => Effect.map(Layer.build(PeerStore.file(path)), Context.get(PeerStore))
+const key = { key: Redacted.make(new Uint8Array(32).fill(5)) }
 const permissions = (path: string): string => (statSync(path).mode & 0o777).toString(8)
-
-const manyPeers = (count: number): StoredPeers => ({
-  ...noPeers,
-  peers: Array.from({ length: count }, (_, index) => ({
-    peerId: index.toString(16).padStart(64, "0"),
-    document: new Uint8Array(849).fill(index),
-    pairKeys: [{ generation: 1, key: new Uint8Array(32).fill(index), state: "active" as const }],
-    addresses: ["127.0.0.1:7000"],
-    minimumVersion: 1,
-    lastSeen: index
-  }))
-})
 
 describe("The registry", () => {
   it.live("loses no peer when its actor crashes: it reads them again and goes on", () =>
@@ -48,7 +36,10 @@ describe("The registry", () => {
         (yield* host.registry.ask("List", undefined)).map(({ peerId }) => peerId),
         [bob.peerId]
       )
-      assert.lengthOf(store.state.invites, 0)
+      assert.lengthOf(
+        store.state.invites.filter(({ usedAt }) => usedAt === undefined),
+        0
+      )
       // Sessions do not hang on the registry; a new one finds the keys.
       assert.isUndefined(session.ended)
       yield* session.close()
@@ -59,78 +50,62 @@ describe("The registry", () => {
 
   it.live("refuses to start from a damaged file, names it, says what to do, and leaves it as it is", () =>
     Effect.gen(function* () {
-      const path = join(yield* folder, "peers.json")
-      const damaged = '{"format":1,"peers":[{"peerId":"'
+      const path = join(yield* folder, "peers.db")
+      const database = PeerStore.database({ path, key })
+      yield* Effect.scoped(Effect.asVoid(startNode({ identity: alice }, database)))
+      const damaged = readFileSync(path).fill(7, 20, 30)
       writeFileSync(path, damaged)
-      const error = yield* Effect.flip(startNode({ identity: alice, listen: loopback }, PeerStore.file(path)))
+      const error = yield* Effect.flip(startNode({ identity: alice, listen: loopback }, database))
       assert.include(error.message, path)
-      assert.match(error.message, /damaged.*restore a copy or move it away/)
-      assert.strictEqual(readFileSync(path, "utf8"), damaged)
+      assert.match(error.message, /damaged; restore an archive of it, or move it away/)
+      assert.deepStrictEqual(readFileSync(path), damaged)
     })
+  )
+
+  it.live(
+    "starts with thousands of peers, of which it reads nothing before they come, and finds the one that comes",
+    () =>
+      Effect.gen(function* () {
+        const path = join(yield* folder, "peers.db")
+        const database = PeerStore.database({ path, key })
+        const guest = yield* startNode({ identity: bob })
+        yield* Effect.scoped(
+          Effect.flatMap(startNode({ identity: alice, listen: loopback }, database), host => pair(host, guest))
+        )
+        const store = Effect.map(Layer.build(database), Context.get(PeerStore))
+        const putPeers = Array.from({ length: 3_000 }, (_, index) => ({
+          peerId: index.toString(16).padStart(64, "0"),
+          document: new Uint8Array(849).fill(index),
+          pairKeys: [{ generation: 1, key: new Uint8Array(32).fill(index), state: "active" as const }],
+          addresses: [],
+          minimumVersion: 1,
+          lastSeen: 0
+        }))
+        yield* Effect.scoped(Effect.flatMap(store, ({ apply }) => apply({ putPeers })))
+        const host = yield* startNode({ identity: alice, listen: loopback }, database)
+        assert.lengthOf(yield* host.registry.ask("List", undefined), 3_001)
+        assert.strictEqual((yield* guest.connect(alice.peerId, [addressOf(host)])).peer.peerId, alice.peerId)
+      })
   )
 
   it.live("keeps what it was told in a file of its owner, from which another start knows the peers", () =>
     Effect.gen(function* () {
-      const path = join(yield* folder, "home", "peers.json")
+      const path = join(yield* folder, "home", "peers.db")
+      const database = PeerStore.database({ path, key })
       yield* Effect.scoped(
         Effect.gen(function* () {
           const host = yield* startNode({ identity: alice, listen: loopback })
-          yield* pair(host, yield* startNode({ identity: bob }, PeerStore.file(path)))
+          yield* pair(host, yield* startNode({ identity: bob }, database))
         })
       )
       assert.strictEqual(permissions(path), "600")
       assert.strictEqual(permissions(join(path, "..")), "700")
-      const again = yield* startNode({ identity: bob }, PeerStore.file(path))
+      const again = yield* startNode({ identity: bob }, database)
       const peers = yield* again.registry.ask("List", undefined)
       assert.deepStrictEqual(
         peers.map(({ peerId, pairKeys }) => [peerId, pairKeys.map(({ state }) => state)]),
         [[alice.peerId, ["active"]]]
       )
-    })
-  )
-})
-
-describe("The file of peers", () => {
-  it.live("is replaced as a whole: who reads while it is written finds one state or the next", () =>
-    Effect.gen(function* () {
-      const home = yield* folder
-      const path = join(home, "peers.json")
-      const store = yield* fileStore(path)
-      const reader = yield* fileStore(path)
-      let writing = true
-      const write = Effect.forEach(
-        Array.from({ length: 40 }, (_, index) => index),
-        count => store.save(manyPeers(count)),
-        {
-          discard: true
-        }
-      ).pipe(Effect.ensuring(Effect.sync(() => (writing = false))))
-      const read = Effect.gen(function* () {
-        const seen: Array<number> = []
-        while (writing) seen.push((yield* reader.load).peers.length)
-        return seen
-      })
-      const [, seen] = yield* Effect.all([write, read], { concurrency: "unbounded" })
-      assert.isAbove(new Set(seen).size, 2)
-      assert.deepStrictEqual(
-        seen,
-        seen.toSorted((a, b) => a - b)
-      )
-      assert.deepStrictEqual(yield* reader.load, manyPeers(39))
-      assert.deepStrictEqual(readdirSync(home), ["peers.json"])
-      assert.strictEqual(permissions(path), "600")
-    })
-  )
-
-  it.live("stays as it was where it cannot be written, and no other file is left", () =>
-    Effect.gen(function* () {
-      const home = yield* folder
-      const path = join(home, "file", "peers.json")
-      writeFileSync(join(home, "file"), "not a folder")
-      const error = yield* Effect.flip((yield* fileStore(path)).save(noPeers))
-      assert.strictEqual(error.operation, "write")
-      assert.include(error.message, path)
-      assert.deepStrictEqual(readdirSync(home), ["file"])
     })
   )
 })

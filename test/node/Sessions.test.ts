@@ -1,12 +1,10 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Queue, Scope } from "effect"
-import { fromHex, toHex, utf8 } from "../../src/protocol/Bytes.ts"
-import { decodeInvite, encodeInvite, inviteKeys } from "../../src/protocol/Invite.ts"
-import { modes } from "../../src/protocol/HandshakeMessages.ts"
+import { toHex, utf8 } from "../../src/protocol/Bytes.ts"
+import { suiteX25519, suiteX25519MlKem768 } from "../../src/protocol/constants.ts"
 import type { Session } from "../../src/transport/Session.ts"
 import { handlers, Jobs, makeWatch } from "../rpc/jobs.ts"
-import { addressOf, keptStore, loopback, pair, RawPeer, startNode, until } from "../support/nodes.ts"
-import { mallory } from "../support/protocolHandshake.ts"
+import { addressOf, keptStore, loopback, pair, startNode, until } from "../support/nodes.ts"
 import { alice, bob } from "../support/vectors.ts"
 
 /** The same at both ends of one session, and of no other. */
@@ -66,60 +64,6 @@ describe("A peer that dials again while its old session lives", () => {
       assert.strictEqual(yield* Queue.take(watch.events), "-old")
       assert.strictEqual(yield* (yield* after.client(fresh, "jobs", Jobs)).Echo({ text: "new" }), "new")
       assert.strictEqual(markOf(host.session(bob.peerId)), markOf(fresh))
-    })
-  )
-})
-
-describe("A token", () => {
-  const claimed = Effect.gen(function* () {
-    const store = keptStore()
-    const host = yield* startNode({ identity: alice, listen: loopback }, store.layer)
-    const { token } = yield* host.invite({ name: "one" })
-    const { peerId, secret } = decodeInvite(token)
-    const target = { mode: modes.invite, keys: inviteKeys(secret, fromHex(peerId)), peerId } as const
-    // Bob goes as far as the claim, and breaks off before the pair key is agreed upon.
-    const broken = yield* Effect.promise(() => RawPeer.dial(addressOf(host), bob, target))
-    broken.socket.destroy()
-    return { host, token, store }
-  })
-
-  it.live("that one identity has claimed is refused to every other, who is told so, and still pairs the first", () =>
-    Effect.gen(function* () {
-      const { host, token, store } = yield* claimed
-      assert.deepStrictEqual(
-        store.state.invites.map(
-          invite => invite.claimedBy !== undefined && Buffer.compare(invite.claimedBy, bob.document)
-        ),
-        [0]
-      )
-      const other = yield* startNode({ identity: mallory })
-      const refused = yield* Effect.flip(other.join(token))
-      assert.strictEqual(refused.code, "INVITE_USED")
-      assert.lengthOf(store.state.peers, 0)
-
-      const first = yield* startNode({ identity: bob })
-      assert.strictEqual((yield* first.join(token)).peer.peerId, alice.peerId)
-      assert.deepStrictEqual(
-        store.state.peers.map(({ peerId }) => peerId),
-        [bob.peerId]
-      )
-      assert.lengthOf(store.state.invites, 0)
-      const again = yield* Effect.flip((yield* startNode({ identity: mallory })).join(token))
-      assert.strictEqual(again.code, "TRUNCATED")
-      assert.isDefined(host.session(bob.peerId))
-    })
-  )
-
-  it.live("meets silence once it has run out by the host's clock, whatever it says of itself", () =>
-    Effect.gen(function* () {
-      const store = keptStore()
-      const host = yield* startNode({ identity: alice, listen: loopback }, store.layer)
-      const { token, expiresAt } = yield* host.invite({ name: "short", ttlMs: 0 })
-      const guest = yield* startNode({ identity: bob })
-      assert.match((yield* Effect.flip(guest.join(token))).message, /has run out/)
-      const forged = encodeInvite({ ...decodeInvite(token), expiresAt: expiresAt + 3_600 })
-      assert.strictEqual((yield* Effect.flip(guest.join(forged))).code, "TRUNCATED")
-      assert.lengthOf(store.state.peers, 0)
     })
   )
 })
@@ -200,6 +144,22 @@ describe("A message larger than the other side buffers (§2.5, mm)", () => {
       assert.isUndefined(session.ended)
       const small = yield* guest.client(session, "jobs", Jobs)
       assert.strictEqual(yield* small.Echo({ text: "small" }), "small")
+    })
+  )
+})
+
+describe("A peer that is pinned to a suite (§2.5)", () => {
+  it.live("is met with no lower one, whoever dials", () =>
+    Effect.gen(function* () {
+      const suites = [suiteX25519, suiteX25519MlKem768]
+      const host = yield* startNode({ identity: alice, listen: loopback, suites })
+      const guest = yield* startNode({ identity: bob, listen: loopback, suites: [suiteX25519] })
+      yield* pair(host, guest)
+      yield* host.registry.ask("Pin", { peerId: bob.peerId, minimumSuite: suiteX25519MlKem768 })
+      yield* guest.session(alice.peerId)?.close() ?? Effect.void
+      yield* until(() => (host.session(bob.peerId) === undefined ? true : undefined))
+      assert.strictEqual((yield* Effect.flip(guest.connect(alice.peerId))).code, "DOWNGRADE")
+      assert.strictEqual((yield* Effect.flip(host.connect(bob.peerId, [addressOf(guest)]))).code, "NO_SUITE")
     })
   )
 })

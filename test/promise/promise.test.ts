@@ -160,6 +160,22 @@ describe("a peer of Promises", () => {
     }
   })
 
+  it("keeps its home under a passphrase, and opens it by no other and only once", async () => {
+    const home = await mkdtemp(join(tmpdir(), "artifice-promise-"))
+    try {
+      const first = await startPeer({ home, passphrase: "correct horse" })
+      assert.match(String(await failureOf(startPeer({ home, passphrase: "correct horse" }))), /has it open/)
+      await first.close()
+      for (const other of [{ home }, { home, passphrase: "wrong horse" }])
+        assert.strictEqual(tagOf(await failureOf(startPeer(other))), "StoreError")
+      const second = await startPeer({ home, passphrase: "correct horse" })
+      assert.strictEqual(second.id, first.id)
+      await second.close()
+    } finally {
+      await rm(home, { recursive: true, force: true })
+    }
+  })
+
   it("refuses an address that is none, and tells why it cannot listen", async () => {
     assert.instanceOf(await failureOf(startPeer({ listen: "nonsense" })), TypeError)
     const host = await startPeer({ listen: loopback })

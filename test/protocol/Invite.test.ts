@@ -41,7 +41,7 @@ const inviting = (change: Partial<ResponderConfig> = {}, claimed: { by?: PeerId 
     directory: directoryOf(entry),
     claim: async (_, initiator) => {
       claimed.by ??= initiator.peerId
-      return claimed.by === initiator.peerId
+      return claimed.by === initiator.peerId ? "claimed" : "used"
     },
     ...change
   })
@@ -85,9 +85,9 @@ describe("an invitation's handshake", () => {
         return real.sign(identity, message)
       }
     }
-    const claim = async () => {
+    const claim: ResponderConfig["claim"] = async () => {
       order.push("claim")
-      return true
+      return "claimed"
     }
     await shakeHands(joining(), inviting({ crypto, claim }))
     expect(order).toEqual(["claim", "sign"])
@@ -111,10 +111,26 @@ describe("an invitation's handshake", () => {
     ).toBeUndefined()
   })
 
-  it("meets silence when the token has run out, whatever the token itself says", async () => {
-    const step = await inviting({ unixSeconds: now + 600 }).receive(frameOf(joining().hello()))
-    expect([step.send, step.failure?.code]).toEqual([[], "UNKNOWN_PEER"])
+  it("tells who holds the token that it has run out, or was used, before any key agreement", async () => {
+    const { crypto, count } = counting()
+    const used = directoryOf({ ...entry, used: true })
+    for (const [change, code] of [
+      [{ unixSeconds: now + 600 }, "INVITE_EXPIRED"],
+      [{ directory: used }, "INVITE_USED"],
+      [{ directory: used, unixSeconds: now + 600 }, "INVITE_USED"]
+    ] as const) {
+      const dial = joining()
+      const step = await inviting({ ...change, crypto }).receive(frameOf(dial.hello()))
+      expect(step.failure?.code).toBe(code)
+      expect(await refusalOf(() => dial.receive(frameOf(step.send[0])))).toBe(code)
+    }
+    expect([count.share, count.agree]).toEqual([0, 0])
     expect((await inviting({ unixSeconds: now + 599 }).receive(frameOf(joining().hello()))).failure).toBeUndefined()
+  })
+
+  it("tells who was too slow that the token has run out during the handshake", async () => {
+    const step = await fail(joining(), inviting({ claim: async () => "expired" }))
+    expect(step.failure?.code).toBe("INVITE_EXPIRED")
   })
 
   it("does not accept another host than the one in the token, before any RSA", async () => {

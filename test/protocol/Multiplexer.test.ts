@@ -48,6 +48,19 @@ describe("a session", () => {
     expect([initiator.pongs.length, responder.pongs.map(toHex)]).toEqual([1, [toHex(utf8("12345678"))]])
   })
 
+  it("lets what the first records of a read brought about be taken before the rest of the read is opened", () => {
+    const { initiator, responder } = session()
+    carry(initiator, responder)
+    for (let pings = 0; pings < 3; pings++) initiator.mux.ping(random.bytes(8))
+    const read = concat(...initiator.mux.take(1_000_000))
+    const answers: Array<Uint8Array> = []
+    responder.onRecord = () => answers.push(concat(...responder.mux.take(1_000_000)))
+    responder.mux.receive(read)
+    expect(answers.map(({ length }) => length > 0)).toEqual([true, true, true])
+    for (const answer of answers) initiator.mux.receive(answer)
+    expect(initiator.pongs).toHaveLength(3)
+  })
+
   it("ends with a GOODBYE of each side; streams end with its code, and nothing is opened or sent after", () => {
     const { initiator, responder } = session()
     const stream = initiator.open(bulk)

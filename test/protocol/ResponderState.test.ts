@@ -54,13 +54,27 @@ describe("the index of tags", () => {
     expect(index.size).toBe(19)
   })
 
+  it("computes the first tags in slices too, so that a host of many peers answers at once when it listens", () => {
+    const index = new TagIndex()
+    const entries = Array.from({ length: 20 }, (_, at) => entryOf(`peer ${at}`))
+    for (const entry of entries) index.set(entry)
+    // Four hours: those of which a tag may be from, and the next.
+    for (let slice = 1; slice < 8; slice++) expect(index.prepare(now, 10)).toBe(false)
+    expect(index.prepare(now, 11)).toBe(true)
+    for (const entry of entries)
+      for (const hour of [-1, 0, 1]) expect(index.lookup(tagAt(entry, now + hours(hour)), now)).toBe(entry)
+  })
+
   it("keeps the tag of an entry when another of the same keys goes", () => {
     const index = new TagIndex()
     index.lookup(tagAt(aliceEntry, now), now)
     index.set({ ...aliceEntry, name: "old" })
     index.set(aliceEntry)
-    index.delete("old")
-    expect(index.lookup(tagAt(aliceEntry, now), now)?.name).toBe("alice")
+    for (const prepared of [false, true]) {
+      if (prepared) index.prepare(now, 100)
+      index.delete("old")
+      expect(index.lookup(tagAt(aliceEntry, now), now)?.name).toBe("alice")
+    }
   })
 })
 

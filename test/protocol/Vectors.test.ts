@@ -113,7 +113,7 @@ describe("the handshake, replayed with what was random then", () => {
       source: new Uint8Array(4),
       underLoad: () => false,
       admit: () => true,
-      claim: async () => false,
+      claim: async () => "used",
       crypto: scripted(real, {
         randomBytes: draws(ack.nonce, Uint8Array.from(secretOfResponder)),
         keyShare: () => ({ share: ack.share, agree: () => share.agree(ack.share) }),

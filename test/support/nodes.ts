@@ -10,7 +10,14 @@ import { Initiator, type DialTarget } from "../../src/protocol/Initiator.ts"
 import { derivePairKeys } from "../../src/protocol/KeySchedule.ts"
 import { RecordSealer, recordTypes } from "../../src/protocol/Records.ts"
 import { defaultParameters } from "../../src/protocol/SessionParameters.ts"
-import { noPeers, PeerStore, type StoredPeers } from "../../src/store/PeerStore.ts"
+import {
+  applyChange,
+  noPeers,
+  PeerStore,
+  type PeerChange,
+  type StoredPeers,
+  type StoreError
+} from "../../src/store/PeerStore.ts"
 import { Cryptography } from "../../src/transport/Cryptography.ts"
 import { formatAddress } from "../../src/transport/Network.ts"
 import * as NetworkTcp from "../../src/transport/NetworkTcp.ts"
@@ -21,9 +28,10 @@ export const loopback = { host: "127.0.0.1", port: 0 }
 /** A peer of its own in this process: real sockets on loopback, a store in memory unless one is given. */
 export const startNode = Effect.fnUntraced(function* (
   options: PeerNodeOptions,
-  store: Layer.Layer<PeerStore> = PeerStore.memory
+  store: Layer.Layer<PeerStore, StoreError> = PeerStore.memory,
+  cryptography: Layer.Layer<Cryptography> = Cryptography.layer
 ) {
-  const services = Layer.mergeAll(NetworkTcp.layer, Cryptography.layer, Layer.fresh(store))
+  const services = Layer.mergeAll(NetworkTcp.layer, cryptography, Layer.fresh(store))
   return Context.get(yield* Layer.build(PeerNode.layer(options).pipe(Layer.provide(services))), PeerNode)
 })
 
@@ -31,16 +39,16 @@ export const startNode = Effect.fnUntraced(function* (
 export const addressOf = ({ address }: PeerNode["Service"]): string =>
   address === undefined ? "" : formatAddress(address)
 
-/** A store in memory that outlives its node; `onSave` may fail or die in its stead. */
-export const keptStore = (onSave: () => Effect.Effect<void> = () => Effect.void) => {
+/** A store in memory that outlives its node; `onChange` may fail or die in its stead. */
+export const keptStore = (onChange: (change: PeerChange) => Effect.Effect<void, StoreError> = () => Effect.void) => {
   let held = noPeers
-  const save = (state: StoredPeers) =>
+  const apply = (change: PeerChange) =>
     Effect.andThen(
-      onSave(),
-      Effect.sync(() => void (held = state))
+      onChange(change),
+      Effect.sync(() => void (held = applyChange(held, change)))
     )
   return {
-    layer: Layer.succeed(PeerStore, { load: Effect.sync(() => held), save }),
+    layer: Layer.succeed(PeerStore, { load: Effect.sync(() => held), apply }),
     get state(): StoredPeers {
       return held
     }

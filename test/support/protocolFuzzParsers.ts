@@ -1,3 +1,8 @@
+import { encodeBeacon, openBeacon } from "../../src/protocol/Beacon.ts"
+import { Schema } from "effect"
+import { PairRotate, PeerUpdate, Revoked, Roster, TicketGrant } from "../../src/node/AdminKinds.ts"
+import { IntroducedPeers } from "../../src/node/IntroducedPeers.ts"
+import { decodeAdmin, encodeAdmin, type AdminBody } from "../../src/protocol/AdminMessage.ts"
 import { ByteReader, concat, fromHex, u16, u64, utf8 } from "../../src/protocol/Bytes.ts"
 import { abortMac, cookieReply, openAuth, sealOnce } from "../../src/protocol/Handshake.ts"
 import {
@@ -24,9 +29,12 @@ import {
   parsePrefix,
   parseReset
 } from "../../src/protocol/Packets.ts"
+import { ProtocolError } from "../../src/protocol/ProtocolError.ts"
 import { RecordOpener, RecordSealer } from "../../src/protocol/Records.ts"
 import { decodeParameters } from "../../src/protocol/SessionParameters.ts"
+import { decodeTicket, encodeTicket, makeTicket, ticketPeer } from "../../src/protocol/Ticket.ts"
 import { expectThat, type FuzzTarget } from "./protocolFuzz.ts"
+import { databaseTargets } from "./protocolFuzzDatabase.ts"
 import {
   aliceEntry,
   answering,
@@ -40,6 +48,7 @@ import {
   recordedResponder
 } from "./protocolHandshake.ts"
 import type { SeededRandom } from "./protocolRandom.ts"
+import { datagramsRound, framesRound } from "./sllpFuzz.ts"
 import { alice, bob, vectors } from "./vectors.ts"
 
 /** The parsers that read what a peer, or somebody in its place, has sent: everything below the streams of a session. */
@@ -148,6 +157,77 @@ const inviteRound = (random: SeededRandom): void => {
   expectThat(read.secret.length === 32 && read.addresses.length <= 16, "an invitation out of bounds")
 }
 
+const ticket = encodeTicket(
+  makeTicket(length => new Uint8Array(length).fill(6), {
+    job: new Uint8Array(16),
+    peers: [alice.id, bob.id],
+    notBefore: now,
+    expiresAt: now + 1
+  })
+)
+
+const ticketRound = (random: SeededRandom): void => {
+  const read = decodeTicket(random.mutate(ticket))
+  expectThat(Buffer.compare(read.first, read.second) < 0 && read.notBefore < read.expiresAt, "a ticket out of bounds")
+  ticketPeer(read, random.pick([alice.id, bob.id]))
+}
+
+const networkKey = sha256(utf8("network"))
+const beacon = encodeBeacon(networkKey, { nonce: new Uint8Array(16).fill(7), port: 7_000 }, now)
+
+const fuzzJob = new Uint8Array(16)
+const trustMessages = [
+  encodeAdmin(PairRotate.kind, { generation: 2 }),
+  encodeAdmin(PeerUpdate.kind, { addresses: ["192.0.2.1:7000", "[2001:db8::1]:7000"], seen: "192.0.2.2:50000" }),
+  encodeAdmin(Revoked.kind, {}),
+  encodeAdmin(Roster.kind, {
+    job: fuzzJob,
+    peers: [alice, bob].map(({ document }) => ({ document, addresses: ["192.0.2.1:7000"] }))
+  }),
+  encodeAdmin(TicketGrant.kind, { ticket })
+]
+
+/** The body of a kind, or MALFORMED as whoever answers it says. */
+const bodyOf = <Body>(schema: Schema.Codec<Body, AdminBody>, body: AdminBody): Body => {
+  const read = Schema.decodeUnknownOption(schema)(body)
+  if (read._tag === "None") throw new ProtocolError("MALFORMED", "a body of another form")
+  return read.value
+}
+
+/** What paired peers say of keys, addresses and each other, changed, as far as it is believed. */
+const trustRound = (random: SeededRandom): void => {
+  const introduced = new IntroducedPeers(alice)
+  introduced.trust(bob.peerId, fuzzJob)
+  const { kind, body } = decodeAdmin(random.mutate(random.pick(trustMessages)))
+  switch (kind) {
+    case PairRotate.kind:
+      return expectThat(Number.isInteger(bodyOf(PairRotate.body, body).generation), "a generation that is no number")
+    case PeerUpdate.kind:
+      return expectThat(bodyOf(PeerUpdate.body, body).addresses.length <= 16, "addresses out of bounds")
+    case Roster.kind: {
+      const { job, peers } = bodyOf(Roster.body, body)
+      introduced.roster(bob.peerId, job, peers)
+      return
+    }
+    case TicketGrant.kind: {
+      introduced.roster(bob.peerId, fuzzJob, [{ document: bob.document, addresses: [] }])
+      introduced.ticket(bob.peerId, decodeTicket(bodyOf(TicketGrant.body, body).ticket))
+      return expectThat(introduced.has(bob.peerId), "a ticket that introduces nobody")
+    }
+  }
+}
+
+/** A beacon that was changed is none, even under a MAC that is right for the change, unless it still has the form of one. */
+const beaconRound = (random: SeededRandom): void => {
+  const covered = random.chance(50) ? random.mutate(beacon.subarray(0, -16)) : beacon.subarray(0, -16)
+  const mac = hmac(networkKey, concat(covered, u64(Math.floor(now / 60)))).subarray(0, 16)
+  const datagram = random.chance(70) ? random.mutate(concat(covered, mac)) : concat(covered, mac)
+  const read = openBeacon(networkKey, datagram, now + random.below(200) - 100)
+  if (read === undefined) throw new ProtocolError("BAD_MAC", "no beacon")
+  expectThat(datagram.length === beacon.length && datagram[4] === 1, "a beacon of another form")
+  expectThat(read.port > 0 && read.port <= 65_535 && read.nonce.length === 16, "a beacon out of bounds")
+}
+
 const recordStream = (() => {
   const sealer = new RecordSealer(fromHex(vectors.traffic_i2r))
   const seal = (length: number) => concat(...sealer.seal(0, 0, 1, [new Uint8Array(length)]))
@@ -190,7 +270,13 @@ export const parserTargets: ReadonlyArray<FuzzTarget> = [
   { name: "AUTH_I at the responder", inputsPerRound: 10, round: responderRound },
   { name: "identity document", inputsPerRound: 1, round: random => parseIdentity(random.mutate(alice.document)) },
   { name: "session parameters", inputsPerRound: 1, round: parametersRound },
+  { name: "beacon", inputsPerRound: 1, round: beaconRound },
   { name: "invitation", inputsPerRound: 1, round: inviteRound },
+  { name: "messages of trust", inputsPerRound: 1, round: trustRound },
+  { name: "ticket", inputsPerRound: 1, round: ticketRound },
   { name: "records", inputsPerRound: recordStream.length, round: recordsRound },
-  { name: "packets", inputsPerRound: 1, round: packetsRound }
+  { name: "packets", inputsPerRound: 1, round: packetsRound },
+  ...databaseTargets,
+  { name: "frames of SLLP", inputsPerRound: 1, round: framesRound },
+  { name: "datagrams of SLLP", inputsPerRound: 20, round: datagramsRound }
 ]

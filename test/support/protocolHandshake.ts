@@ -62,7 +62,7 @@ export const responderConfig = (change: Partial<ResponderConfig> = {}): Responde
   source: Uint8Array.of(192, 0, 2, 1),
   underLoad: () => false,
   admit: () => true,
-  claim: async () => false,
+  claim: async () => "used",
   ...change
 })
 

@@ -95,6 +95,7 @@ export class End {
   goodbye: GoodbyePacket | undefined
   readies = 0
   wakes = 0
+  onRecord = (): void => undefined
   /** Whether streams of the other side get an inbox at once. */
   accepting = true
   reading = true
@@ -110,6 +111,7 @@ export class End {
           if (this.accepting) this.inboxes.push(new Inbox(stream, this.reading))
         },
         onPong: payload => this.pongs.push(payload),
+        onRecord: () => this.onRecord(),
         onGoodbye: goodbye => {
           this.goodbye = goodbye
         },

@@ -7,6 +7,7 @@ import * as Schema from "effect/Schema"
 import { decodeInvite, encodeInvite, type Invite } from "../../src/protocol/Invite.ts"
 import { type JobEvent, JobEventLine } from "../../src/training/JobEvent.ts"
 import { type Ended, mainModule, repositoryRoot, start } from "../cli/Processes.ts"
+import type { Machine } from "./namespaces.ts"
 import { TamperProxy, type Interference } from "./TamperProxy.ts"
 
 /** Whole systems under test: `artifice` processes with homes of their own, the events they print, and nothing left behind. */
@@ -44,8 +45,10 @@ export class Command {
   #result: Ended | undefined
   #unreadable: Error | undefined
 
-  constructor(args: ReadonlyArray<string>, env: NodeJS.ProcessEnv) {
-    const started = start([mainModule, ...args, "--json"], env)
+  constructor(args: ReadonlyArray<string>, env: NodeJS.ProcessEnv, on?: Machine) {
+    const command = [process.execPath, mainModule, ...args, "--json"]
+    const [program = "", ...rest] = on === undefined ? command : [...on.enter, ...command]
+    const started = start(rest, env, program)
     this.name = `artifice ${args.join(" ")}`
     this.#child = started.child
     createInterface(started.child.stdout).on("line", line => {
@@ -140,6 +143,11 @@ export class World {
     return join(this.folder, "tmp")
   }
 
+  /** Where the jobs of this world save checkpoints. */
+  get checkpoints(): string {
+    return join(this.folder, "checkpoints")
+  }
+
   hold(): Hold {
     const path = join(this.folder, "hold")
     writeFileSync(path, "")
@@ -150,12 +158,17 @@ export class World {
     return join(this.folder, name)
   }
 
-  /** Starts a command; `home` names a home of this world. */
+  /** Starts a command; `home` names a home of this world, `on` a machine of a test's own network. */
   artifice(
     args: ReadonlyArray<string>,
-    { home = "home", env = {} }: { home?: string; env?: NodeJS.ProcessEnv } = {}
+    { home = "home", env = {}, on }: { home?: string; env?: NodeJS.ProcessEnv; on?: Machine } = {}
   ): Command {
-    const command = new Command(args, { ...env, ARTIFICE_HOME: this.home(home), TMPDIR: this.temporary })
+    const own = {
+      ARTIFICE_CHECKPOINT_DIR: this.checkpoints,
+      ARTIFICE_HOME: this.home(home),
+      TMPDIR: this.temporary
+    }
+    const command = new Command(args, { ...own, ...env }, on)
     this.#commands.push(command)
     return command
   }

@@ -21,15 +21,19 @@ export const trainedAlone = (path: string, set: ReadonlyArray<readonly [string, 
         const initialWeights = copyOf(compute.parameters)
         let firstGradient: Buffer = Buffer.alloc(0)
         const gradient = shared(parameterCount)
+        let trainLoss = 0
         for (let epoch = 1; epoch <= job.epochs; epoch++) {
+          let lossSum = 0
           for (let step = 0; step < stepsPerEpoch; step++) {
-            yield* compute.computeNode({ epoch, step, from: 0, to: job.lanes, output: gradient })
+            const { loss } = yield* compute.computeNode({ epoch, step, from: 0, to: job.lanes, output: gradient })
             for (let index = 0; index < parameterCount; index++) gradient[index] = (gradient[index] ?? 0) / job.lanes
             if (firstGradient.length === 0) firstGradient = copyOf(gradient)
             yield* compute.applyStep(gradient)
+            lossSum += loss
           }
+          trainLoss = lossSum / (job.lanes * stepsPerEpoch)
         }
-        return { weightsSha256: yield* compute.weightsSha256, initialWeights, firstGradient }
+        return { weightsSha256: yield* compute.weightsSha256, trainLoss, initialWeights, firstGradient }
       })
     )
   )
