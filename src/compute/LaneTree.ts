@@ -1,3 +1,5 @@
+import { blockElements } from "./Blocks.ts"
+
 /**
  * The binary tree along which lane gradients are added. Float32 addition is not associative, so the tree, not the order
  * of arrival, decides the bits: whoever computes which lanes, every sum is formed from the same two operands.
@@ -50,8 +52,20 @@ export const maximalSubtrees = (lanes: ReadonlyArray<number>, total: number): Re
   return nodes
 }
 
+const addBlock = (target: Float32Array, addend: Float32Array, from: number, to: number): void => {
+  let index = from
+  for (; index + 3 < to; index += 4) {
+    target[index] = (target[index] ?? 0) + (addend[index] ?? 0)
+    target[index + 1] = (target[index + 1] ?? 0) + (addend[index + 1] ?? 0)
+    target[index + 2] = (target[index + 2] ?? 0) + (addend[index + 2] ?? 0)
+    target[index + 3] = (target[index + 3] ?? 0) + (addend[index + 3] ?? 0)
+  }
+  for (; index < to; index++) target[index] = (target[index] ?? 0) + (addend[index] ?? 0)
+}
+
 /** `target += addend`, each sum rounded to float32 by the store. Both have the same length. */
 export const addInto = (target: Float32Array, addend: Float32Array): void => {
-  const length = target.length
-  for (let index = 0; index < length; index++) target[index] = (target[index] ?? 0) + (addend[index] ?? 0)
+  const { length } = target
+  for (let from = 0; from < length; from += blockElements)
+    addBlock(target, addend, from, Math.min(length, from + blockElements))
 }

@@ -2,6 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import fc from "fast-check"
 import { addInto, maximalSubtrees, splitPoint, type LaneNode } from "../../src/compute/LaneTree.ts"
 import { Reduction, ReductionError } from "../../src/training/Reduction.ts"
+import { segmentOf } from "../../src/training/Segments.ts"
 
 const elements = 5
 
@@ -156,5 +157,135 @@ describe("The reduction of a step", () => {
     assert.throws(() => reduction.finish(new Float32Array(elements)), ReductionError, "still waits for [2, 4)")
     reduction.place({ from: 2, to: 4 }, 1)
     assert.throws(() => reduction.finish(new Float32Array(1)), ReductionError, "5 elements")
+  })
+})
+
+/** Element `index` of the gradient of a lane: a value of its own, of magnitudes from 2⁻²⁰ to 2²⁰. */
+const laneElement = (lane: number, index: number): number => {
+  const word = Math.imul(index + 1, 0x9e3779b1) ^ Math.imul(lane + 7, 0x85ebca6b)
+  return Math.fround((word / 2 ** 31) * 2 ** ((word & 31) - 16))
+}
+
+/** The plain reference: one element of the tree sum over the lanes [from, to), formed as one machine would. */
+const elementOf = (from: number, to: number, index: number): number => {
+  if (to - from === 1) return laneElement(from, index)
+  const middle = splitPoint(from, to)
+  return Math.fround(elementOf(from, middle, index) + elementOf(middle, to, index))
+}
+
+/** Every owner reduces its segment of what all members send it, in the order that `order` gives; yields the whole reduced gradient. */
+const reduceScatter = (
+  elements: number,
+  lanes: number,
+  members: ReadonlyArray<ReadonlyArray<number>>,
+  order: (index: number) => number
+): Float32Array => {
+  const whole = new Float32Array(elements)
+  const nodes = members.flatMap(own => maximalSubtrees(own, lanes))
+  for (let owner = 0; owner < members.length; owner++) {
+    const { from, to } = segmentOf(elements, owner, members.length)
+    const reduction = new Reduction(lanes, to - from)
+    reduction.begin(nodes)
+    const arrival = nodes
+      .map((node, index) => ({ node, rank: order(owner * nodes.length + index) }))
+      .toSorted((a, b) => a.rank - b.rank)
+    for (const { node } of arrival) {
+      const slot = reduction.slot(node)
+      for (let index = from; index < to; index++) slot[index - from] = elementOf(node.from, node.to, index)
+      reduction.place(node, 1)
+    }
+    const { firstNonFinite } = reduction.finish(whole.subarray(from, to))
+    assert.strictEqual(firstNonFinite, -1)
+  }
+  return whole
+}
+
+const assertMean = (whole: Float32Array, lanes: number): void => {
+  let different = -1
+  for (let index = 0; index < whole.length && different < 0; index++)
+    if (whole[index] !== Math.fround(elementOf(0, lanes, index) / lanes)) different = index
+  assert.strictEqual(different, -1)
+}
+
+describe("The direct reduce-scatter", () => {
+  it("gives every element the bits of one machine's tree, for any size, 1 to 8 members and any lanes of theirs", () => {
+    const scenario = fc.integer({ min: 1, max: 20 }).chain(lanes =>
+      fc.record({
+        lanes: fc.constant(lanes),
+        members: fc.integer({ min: 1, max: 8 }),
+        owners: fc.array(fc.nat(7), { minLength: lanes, maxLength: lanes }),
+        isContiguous: fc.boolean(),
+        elements: fc.oneof(fc.constantFrom(0, 1, 2, 3, 511, 512, 513, 1_025), fc.nat(700)),
+        order: fc.array(fc.nat(), { minLength: 160, maxLength: 160 })
+      })
+    )
+    fc.assert(
+      fc.property(scenario, ({ lanes, members, owners, isContiguous, elements, order }) => {
+        const given = owners.map(owner => owner % members)
+        if (isContiguous) given.sort((a, b) => a - b)
+        const own = Array.from({ length: members }, (_, member) =>
+          given.flatMap((owner, lane) => (owner === member ? [lane] : []))
+        )
+        assertMean(
+          reduceScatter(elements, lanes, own, index => order[index] ?? 0),
+          lanes
+        )
+      }),
+      { numRuns: 300, seed: 2 }
+    )
+  })
+
+  it("does so for ten million elements that two members share unevenly", () => {
+    const whole = reduceScatter(10_000_001, 3, [[0, 2], [1]], index => (index * 5) % 3)
+    assertMean(whole, 3)
+  })
+
+  it("says which element of the mean is the first that is not finite", () => {
+    const reduction = new Reduction(2, 1_500)
+    const nodes = [
+      { from: 0, to: 1 },
+      { from: 1, to: 2 }
+    ]
+    const meanOf = (left: number, right: number, at: number): number => {
+      reduction.begin(nodes)
+      for (const [index, node] of nodes.entries()) {
+        reduction.slot(node).fill(1)
+        reduction.slot(node)[at] = index === 0 ? left : right
+        reduction.place(node, 0)
+      }
+      return reduction.finish(new Float32Array(1_500)).firstNonFinite
+    }
+    for (const at of [0, 511, 512, 1_499]) {
+      assert.strictEqual(meanOf(Number.NaN, 1, at), at)
+      assert.strictEqual(meanOf(1, Number.POSITIVE_INFINITY, at), at)
+      // Finite lanes whose sum is not.
+      assert.strictEqual(meanOf(3e38, 3e38, at), at)
+      assert.strictEqual(meanOf(3e38, -3e38, at), -1)
+    }
+  })
+
+  it("begins the same nodes again, and drops what had come of a step that was given up", () => {
+    const reduction = new Reduction(3, 2)
+    const nodes = maximalSubtrees([0], 3).concat(maximalSubtrees([1], 3), maximalSubtrees([2], 3))
+    reduction.begin(nodes)
+    const subsets = [[], [0], [1], [2], [1, 2], [0, 2], [0, 1], [0, 1, 2]]
+    for (const [attempt, given] of [...subsets, ...subsets].entries()) {
+      for (const index of given) {
+        const node = nodes[index] ?? assert.fail()
+        reduction.slot(node).fill(99)
+        reduction.place(node, 99)
+      }
+      reduction.restart()
+      assert.deepStrictEqual(reduction.missing(), nodes)
+      for (const node of attempt < subsets.length ? nodes : nodes.toReversed()) {
+        reduction.slot(node).fill(node.from)
+        reduction.place(node, node.from)
+      }
+      const out = new Float32Array(2)
+      assert.deepStrictEqual(reduction.finish(out), { loss: 3, firstNonFinite: -1 })
+      assert.deepStrictEqual(out, Float32Array.of(1, 1))
+      assert.throws(() => reduction.slot({ from: 0, to: 1 }), ReductionError, "not part of this step")
+      reduction.restart()
+    }
   })
 })
