@@ -1,4 +1,4 @@
-import { JaxModel, nn, np, Optimizer, random, Strategy, TrainingJob, type Tensor } from "artifice"
+import { JaxModel, nn, np, Optimizer, random, TrainingJob, type Tensor } from "artifice"
 import { Mnist } from "./Mnist.ts"
 
 const classes = 10
@@ -41,7 +41,6 @@ export default TrainingJob.make({
   model: JaxModel.make({ init, loss, metrics: { accuracy } }),
   dataset: Mnist.dataset,
   optimizer: Optimizer.adam({ learningRate: 1e-3 }),
-  strategy: Strategy.parameterServer(),
   microBatch: 32,
   lanes: 8,
   epochs: 3,

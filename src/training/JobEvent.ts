@@ -87,6 +87,27 @@ export const StepEvent = Schema.Struct({
 })
 export type StepEvent = typeof StepEvent.Type
 
+/** A step was counted and changed nothing: a lane of it, or the sum of all, was not finite. `peer` computed the lane, or has told of the sum. */
+export const SkippedEvent = Schema.Struct({
+  event: Schema.Literal("skipped"),
+  step: Ordinal,
+  peer: Hex256,
+  lane: Schema.optionalKey(Count)
+})
+export type SkippedEvent = typeof SkippedEvent.Type
+
+/**
+ * A step was applied without a member's vector: a robust rule had to leave it out, as it was not finite. `lane` where the member has said so
+ * itself.
+ */
+export const LeftOutEvent = Schema.Struct({
+  event: Schema.Literal("left-out"),
+  step: Ordinal,
+  peer: Hex256,
+  lane: Schema.optionalKey(Count)
+})
+export type LeftOutEvent = typeof LeftOutEvent.Type
+
 /** An epoch is over and its test figures are known. */
 export const EpochEvent = Schema.Struct({
   event: Schema.Literal("epoch"),
@@ -96,6 +117,40 @@ export const EpochEvent = Schema.Struct({
   testAccuracy: Schema.optionalKey(Fraction)
 })
 export type EpochEvent = typeof EpochEvent.Type
+
+/** A job goes on from a checkpoint, with `step` steps applied; without `path` there was none, and it begins at step 0. */
+export const ResumedEvent = Schema.Struct({
+  event: Schema.Literal("resumed"),
+  step: Count,
+  path: Schema.optionalKey(Schema.String)
+})
+export type ResumedEvent = typeof ResumedEvent.Type
+
+/** A checkpoint is safe on the disk; `path` names its manifest. */
+export const CheckpointEvent = Schema.Struct({
+  event: Schema.Literal("checkpoint"),
+  path: Schema.String,
+  step: Count
+})
+export type CheckpointEvent = typeof CheckpointEvent.Type
+
+/** A checkpoint could not be saved: the job goes on, and those saved before are still there. */
+export const CheckpointFailedEvent = Schema.Struct({
+  event: Schema.Literal("checkpoint-failed"),
+  step: Count,
+  reason: Schema.String,
+  message: Schema.String,
+  hint: Schema.String
+})
+export type CheckpointFailedEvent = typeof CheckpointFailedEvent.Type
+
+/** A checkpoint that was to be resumed was passed over: it is torn, or of another job. */
+export const CheckpointSkippedEvent = Schema.Struct({
+  event: Schema.Literal("checkpoint-skipped"),
+  path: Schema.String,
+  reason: Schema.String
+})
+export type CheckpointSkippedEvent = typeof CheckpointSkippedEvent.Type
 
 /**
  * The job is done. `seconds` runs from the start of the first step to the last step applied; `weightsSha256` is over the
@@ -113,7 +168,9 @@ export const FinishedEvent = Schema.Struct({
   testLoss: Schema.Finite,
   testAccuracy: Schema.optionalKey(Fraction),
   weightsSha256: Hex256,
-  shards: Schema.Struct({ expected: Count, counted: Count })
+  shards: Schema.Struct({ expected: Count, counted: Count }),
+  /** Bytes of gradients, states and parameters that crossed the network, their headers included. */
+  sentBytes: Schema.optionalKey(Count)
 })
 export type FinishedEvent = typeof FinishedEvent.Type
 
@@ -135,7 +192,13 @@ export const JobEvent = Schema.Union([
   MemberLostEvent,
   ViewEvent,
   StepEvent,
+  SkippedEvent,
+  LeftOutEvent,
   EpochEvent,
+  ResumedEvent,
+  CheckpointEvent,
+  CheckpointFailedEvent,
+  CheckpointSkippedEvent,
   FinishedEvent,
   ErrorEvent
 ])

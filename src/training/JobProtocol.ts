@@ -4,9 +4,10 @@ import { Fingerprint, type FingerprintDifference } from "./Fingerprint.ts"
 
 /** What coordinator and workers say to each other. Gradients travel beside this, as tensors. */
 
-const Count = Schema.Int.check(Schema.isGreaterThanOrEqualTo(0))
+export const Count = Schema.Int.check(Schema.isGreaterThanOrEqualTo(0))
+export const Lanes = Schema.Array(Count).check(Schema.isMaxLength(256))
 const ShortText = Schema.String.check(Schema.isMaxLength(4_096))
-const Sha256 = Schema.String.check(Schema.isPattern(/^[0-9a-f]{64}$/))
+export const Sha256 = Schema.String.check(Schema.isPattern(/^[0-9a-f]{64}$/))
 
 /** The worker's job differs from the coordinator's, and this is the first field in which it does. */
 export class JobMismatch extends Schema.TaggedError<JobMismatch>()("JobMismatch", {
@@ -45,22 +46,37 @@ export const CoordinatorProtocol = RpcGroup.make(
   }),
   /** Asks to become a member. `steps` is how many steps are applied: above 0, the state of that step follows as a tensor. */
   Rpc.make("Join", {
-    payload: { fingerprint: Fingerprint, initialWeightsSha256: Sha256 },
+    payload: {
+      fingerprint: Fingerprint,
+      initialWeightsSha256: Sha256,
+      /** The highest term that this worker has worked under. */
+      term: Count
+    },
     success: Schema.Struct({ steps: Count }),
     error: Schema.Union([JobMismatch, JobOver])
   }),
-  /** A lane's loss or gradient is not finite: the step cannot be applied. */
-  Rpc.make("ReportNonFinite", { payload: { step: Count, lane: Count } })
+  /**
+   * A lane's loss or gradient is not finite, or, without a lane, the sum of all at an element: the step cannot be applied. With a peer: what that
+   * one has sent is not finite, and a robust rule has left it out.
+   */
+  Rpc.make("ReportNonFinite", {
+    payload: {
+      step: Count,
+      lane: Schema.optionalKey(Count),
+      element: Schema.optionalKey(Schema.Int),
+      peer: Schema.optionalKey(Sha256)
+    }
+  })
 )
 export type CoordinatorRpcs = RpcGroup.Rpcs<typeof CoordinatorProtocol>
 
 export const workerService = "worker"
 export const WorkerProtocol = RpcGroup.make(
-  /** From here on: with `base` steps applied, compute these lanes of every step. An unfinished step of the view before is dropped. */
-  Rpc.make("StartView", {
-    payload: { view: Count, base: Count, lanes: Schema.Array(Count).check(Schema.isMaxLength(256)) }
+  /** The star: from here on, with `base` steps applied, compute these lanes of every step. An unfinished step of the view before is dropped. */
+  Rpc.make("AssignLanes", {
+    payload: { view: Count, base: Count, lanes: Lanes }
   }),
-  /** Evaluates all test examples at the parameters that come as a tensor under this step; sums in float64 over batches in index order. */
+  /** Evaluates all test examples at the parameters of this step, which the star sends as a tensor; sums in float64 over batches in index order. */
   Rpc.make("Evaluate", {
     payload: { step: Count },
     success: Schema.Struct({
@@ -69,8 +85,11 @@ export const WorkerProtocol = RpcGroup.make(
       metricSums: Schema.Record(ShortText, Schema.Number)
     })
   }),
-  /** All steps are applied: says with which result. */
-  Rpc.make("Finish", { payload: { steps: Count }, success: Schema.Struct({ weightsSha256: Sha256 }) }),
+  /** All steps are applied: says with which result, and how many bytes of tensors this member has sent. */
+  Rpc.make("Finish", {
+    payload: { steps: Count },
+    success: Schema.Struct({ weightsSha256: Sha256, sentBytes: Count })
+  }),
   /** The job ends without being done, for this reason: there is nothing to come back for. */
   Rpc.make("Stop", { payload: { reason: ShortText } })
 )

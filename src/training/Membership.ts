@@ -15,6 +15,8 @@ export interface Member {
   readonly session: Session
   readonly client: RpcPeer.Client<WorkerRpcs>
   readonly scope: Scope.Closeable
+  /** The highest term that it had worked under when it joined. */
+  readonly term: number
 }
 
 /** How long a worker may take to hear that the job has ended. */
@@ -69,7 +71,11 @@ export class Membership {
   }
 
   /** Handles `Join`: compares fingerprints and initial weights, then admits the caller. */
-  join(fingerprint: Fingerprint, initialWeightsSha256: string): Effect.Effect<void, JobMismatch | JobOver> {
+  join(
+    fingerprint: Fingerprint,
+    initialWeightsSha256: string,
+    term: number
+  ): Effect.Effect<void, JobMismatch | JobOver> {
     return Effect.gen({ self: this }, function* () {
       const { peer } = yield* RpcPeer.caller
       const difference = firstDifference(this.#fingerprint, fingerprint)
@@ -91,7 +97,7 @@ export class Membership {
         Scope.provide(scope),
         Effect.mapError(() => new JobOver())
       )
-      const member = { peerId, session, client, scope }
+      const member = { peerId, session, client, scope, term }
       this.#members.set(peerId, member)
       yield* Effect.forkIn(
         Effect.flatMap(Deferred.await(session.closed), reason => this.drop(member, reason.message)),

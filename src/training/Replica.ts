@@ -39,11 +39,10 @@ export class Replica {
   /** The session that counts: tensors of any other are late. */
   session: Session | undefined
   view: View | undefined
+  /** Bytes of tensors sent, headers included. */
+  sentBytes = 0
   /** Steps applied to the parameters. */
   applied = 0
-  finished = false
-  /** Why the coordinator ended the job before it was done. */
-  stopped: string | undefined
   readonly evaluations = new Map<number, Evaluation>()
   readonly #free: Array<Float32Array> = []
   readonly #arrived: Array<

@@ -7,6 +7,7 @@ export class Speed {
   #times: Array<bigint> = []
   #start = 0n
   #last = 0n
+  #steps = 0
 
   constructor(examplesPerStep: number) {
     this.#examplesPerStep = examplesPerStep
@@ -22,6 +23,7 @@ export class Speed {
   /** A step was applied: examples per second over the last steps. */
   step(nanos: bigint): number {
     this.#last = nanos
+    this.#steps++
     this.#times.push(nanos)
     if (this.#times.length > window + 1) this.#times.shift()
     const first = this.#times[0] ?? nanos
@@ -32,5 +34,10 @@ export class Speed {
   /** From the start of the first step to the last step applied. */
   get seconds(): number {
     return Number(this.#last - this.#start) / 1e9
+  }
+
+  /** Over all steps that were applied since the start, which are not those of the job where it went on from a checkpoint. */
+  get examplesPerSecond(): number {
+    return this.seconds > 0 ? (this.#steps * this.#examplesPerStep) / this.seconds : 0
   }
 }

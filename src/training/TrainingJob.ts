@@ -16,7 +16,8 @@ import {
   textOption,
   type Options
 } from "../compute/Options.ts"
-import { readStrategy, Strategy, type StrategyOptions } from "./Strategy.ts"
+import { checkLanes } from "./EqualLanes.ts"
+import { readStrategy, Strategy, strategyFields, type StrategyOptions } from "./Strategy.ts"
 
 /** The module of a job could not be loaded. */
 export class JobLoadError extends Schema.TaggedError<JobLoadError>()("JobLoadError", {
@@ -39,7 +40,35 @@ const fields = {
   seed: integerOption({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER, unit: "start of all random numbers", default: 0 })
 } satisfies Options
 
-const parts = ["model", "dataset", "optimizer", "strategy"]
+const checkpointFields = {
+  everySteps: integerOption({
+    minimum: 0,
+    maximum: 1_000_000_000,
+    unit: "steps from one checkpoint to the next; 0 for none",
+    default: 200
+  }),
+  keep: integerOption({ minimum: 1, maximum: 1_000, unit: "checkpoints that are kept", default: 3 })
+} satisfies Options
+
+/** When a job saves its state, and how many of these stay. Both may differ between members, and change when a job is resumed. */
+export interface CheckpointOptions {
+  /** Steps from one checkpoint to the next; 0: none are saved. Default 200. */
+  readonly everySteps?: number
+  /** How many stay, 1 to 1,000: the newest. Default 3. Saving needs room for one more. */
+  readonly keep?: number
+}
+
+const readCheckpoint = (given: unknown): Required<CheckpointOptions> => {
+  if (!isRecord(given))
+    throw new JobOptionError({
+      path: "checkpoint",
+      given: describeGiven(given),
+      allowed: "an object, for example { everySteps: 200, keep: 3 }"
+    })
+  return readOptions(checkpointFields, given, { prefix: "checkpoint" })
+}
+
+const parts = ["model", "dataset", "optimizer", "strategy", "checkpoint"]
 
 /** What `TrainingJob.make` takes. Any value out of range is refused before anything else happens. */
 export interface TrainingJobOptions {
@@ -51,7 +80,7 @@ export interface TrainingJobOptions {
   readonly dataset: Dataset
   /** How parameters follow gradients. Default `Optimizer.adam()`. */
   readonly optimizer?: OptimizerOptions
-  /** How members combine gradients. Default `Strategy.parameterServer()`. */
+  /** How members combine gradients. Default `Strategy.allReduce()`. */
   readonly strategy?: StrategyOptions
   /** Examples per lane, 1 to 65,536. Default 32. A lane is the smallest unit of work. */
   readonly microBatch?: number
@@ -61,13 +90,18 @@ export interface TrainingJobOptions {
   readonly epochs?: number
   /** Start of all random numbers: initial parameters, order of examples, dropout. 0 to 2⁵³−1. Default 0. */
   readonly seed?: number
+  /** When the state is saved. */
+  readonly checkpoint?: CheckpointOptions
 }
+
+const below = (prefix: string, options: Options): Options =>
+  Object.fromEntries(Object.entries(options).map(([name, option]) => [`${prefix}.${name}`, option]))
 
 const settable = (job: TrainingJob): Options => ({
   ...fields,
-  ...Object.fromEntries(
-    Object.entries(optimizerFields(job.optimizer)).map(([name, option]) => [`optimizer.${name}`, option])
-  )
+  ...below("optimizer", optimizerFields(job.optimizer)),
+  ...below("strategy", strategyFields(job.strategy)),
+  ...below("checkpoint", checkpointFields)
 })
 
 const isFile = (url: string): boolean => {
@@ -96,6 +130,7 @@ export class TrainingJob implements ComputeJob {
   readonly lanes: number
   readonly epochs: number
   readonly seed: number
+  readonly checkpoint: Required<CheckpointOptions>
 
   private constructor(given: Readonly<Record<string, unknown>>) {
     const values = readOptions(fields, given, { others: parts })
@@ -115,12 +150,14 @@ export class TrainingJob implements ComputeJob {
     this.model = model
     this.dataset = dataset
     this.optimizer = readOptimizer(given.optimizer ?? Optimizer.adam())
-    this.strategy = readStrategy(given.strategy ?? Strategy.parameterServer())
+    this.strategy = readStrategy(given.strategy ?? Strategy.allReduce())
     this.name = values.name
     this.microBatch = values.microBatch
     this.lanes = values.lanes
+    checkLanes(this)
     this.epochs = values.epochs
     this.seed = values.seed
+    this.checkpoint = readCheckpoint(given.checkpoint ?? {})
   }
 
   /**
@@ -200,7 +237,11 @@ export class TrainingJob implements ComputeJob {
   override(set: ReadonlyArray<readonly [path: string, text: string]>): TrainingJob {
     const options = settable(this)
     const top: { [name: string]: unknown } = Object.fromEntries(Object.entries(this))
-    const optimizer: Record<string, unknown> = { ...this.optimizer }
+    const nested: Readonly<Record<string, Record<string, unknown>>> = {
+      optimizer: { ...this.optimizer },
+      strategy: { ...this.strategy },
+      checkpoint: { ...this.checkpoint }
+    }
     for (const [path, text] of set) {
       const option = Object.hasOwn(options, path) ? options[path] : undefined
       if (option === undefined)
@@ -210,13 +251,18 @@ export class TrainingJob implements ComputeJob {
           allowed: `one of the options that can be set: ${Object.keys(options).join(", ")}`
         })
       const value = option.parse(text)
-      if (path.startsWith("optimizer.")) optimizer[path.slice("optimizer.".length)] = value
+      const [owner = "", name] = path.split(".")
+      const inner = nested[owner]
+      if (name !== undefined && inner !== undefined) inner[name] = value
       else top[path] = value
     }
-    return new TrainingJob({ ...top, optimizer })
+    return new TrainingJob({ ...top, ...nested })
   }
 
-  /** Every option as path and JSON text, in a fixed order; model and dataset are not options in this sense. */
+  /**
+   * Every option that the bits of the result depend on, as path and JSON text, in a fixed order; model and dataset are not options in this
+   * sense.
+   */
   get optionTexts(): ReadonlyArray<readonly [path: string, text: string]> {
     const nested = (prefix: string, values: object) =>
       Object.entries(values)

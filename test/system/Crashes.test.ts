@@ -67,6 +67,53 @@ describe("A cluster whose workers die", () => {
   )
 })
 
+const maxSilenceNoticeMs = 5_000
+
+describe("A cluster in which a process goes silent, or its coordinator dies", () => {
+  it(
+    "gives a suspended worker up, and takes it in again when it wakes",
+    inWorld(async world => {
+      const { run, release, workers } = await underWay(world, 2)
+      const sleeper = workers[0]
+      if (sleeper === undefined) return assert.fail("no worker")
+      const suspendedAt = performance.now()
+      process.kill(sleeper.pid, "SIGSTOP")
+      const lost = await run.event("member-lost")
+      assert.isBelow(performance.now() - suspendedAt, maxSilenceNoticeMs)
+      assert.strictEqual(lost.peer, sleeper.peer)
+      process.kill(sleeper.pid, "SIGCONT")
+      await run.event("member-joined", event => event === run.all("member-joined")[2])
+      release()
+      const finished = await run.finished()
+      assert.strictEqual(finished.weightsSha256, (await alone).weightsSha256)
+      assert.strictEqual(finished.members, 2)
+    })
+  )
+
+  it(
+    "goes on from where its workers are when the coordinator is killed and started again",
+    inWorld(async world => {
+      const { env, release } = world.hold()
+      const first = world.coordinator(["--min-workers", "2"])
+      const { address } = await first.event("listening")
+      await first.event("invite", () => first.all("invite").length === 2)
+      const workers = first
+        .all("invite")
+        .map(({ token }, index) => world.artifice(["worker", "--join", token], { home: `worker-${index}`, env }))
+      const { step } = await first.event("step", ({ step }) => step >= 2)
+      first.kill("SIGKILL")
+      await first.ended
+      const second = world.coordinator(["--min-workers", "2"], {}, address)
+      await second.event("member-joined", ({ members }) => members === 2)
+      release()
+      const finished = await second.finished()
+      assert.strictEqual(finished.weightsSha256, (await alone).weightsSha256)
+      assert.isAtLeast(second.all("step")[0]?.step ?? 0, step)
+      for (const worker of workers) assert.strictEqual((await worker.ended).code, 0)
+    })
+  )
+})
+
 describe("A command that is interrupted", () => {
   it(
     "`run` ends its workers, leaves no file and exits with 130 after SIGINT",

@@ -40,18 +40,18 @@ describe("A worker that is not welcome", () => {
         { job: "otherLoss", token: fifth, says: "model.program.sha256 is [0-9a-f]{64} here and" }
       ]
       const refusals = [
-        { code: "REFUSED", says: /does not know .* this token.*one machine, once/, given: ["--join", first] },
+        { code: "TOKEN_USED", says: /has been used: it pairs one machine, once/, given: ["--join", first] },
         {
-          code: "REFUSED",
-          says: /the token has run out/,
+          code: "TOKEN_EXPIRED",
+          says: /the token ran out at 2001/,
           given: ["--join", reissued(second, { expiresAt: 1_000_000_000 })]
         },
         {
           code: "REFUSED",
-          says: /does not know .* this token/,
+          says: /another machine than the one that made this token/,
           given: ["--join", reissued(second, { peerId: nobody })]
         },
-        { code: "REFUSED", says: /is not paired with that peer/, given: ["--peer", nobody] },
+        { code: "NOT_PAIRED", says: /is not paired with a peer abab/, given: ["--peer", nobody] },
         ...differences.map(({ job, token, says }) => ({
           code: "JOB_MISMATCH",
           says: new RegExp(says),
@@ -91,7 +91,7 @@ describe("A worker that is not welcome", () => {
       const worker = world.artifice(["worker", "--join", reissued(token, { addresses: [address] })])
       const { message, line } = await worker.failure(1, "UNREACHABLE")
       assert.include(message, address)
-      assert.match(line, /Check that the coordinator is running/)
+      assert.match(line, /Check that the other machine is running/)
       coordinator.kill("SIGTERM")
       assert.strictEqual((await coordinator.ended).code, 130)
     })

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { clouds, inWorld } from "../support/system.ts"
+import { clouds, inWorld, jobFile } from "../support/system.ts"
 import { trainedAlone } from "../support/systemReference.ts"
 
 const mnist = "examples/mnist/job.ts"
@@ -24,6 +24,15 @@ describe("The weights of a job", () => {
         )
       })()
     }
+  })
+
+  it("are the same bits in the star as in the direct exchange", async () => {
+    const { weightsSha256 } = await trainedAlone(clouds)
+    await inWorld(async world => {
+      const finished = await world.artifice(["run", jobFile("starClouds"), "--workers", "3"]).finished()
+      assert.strictEqual(finished.weightsSha256, weightsSha256)
+      assert.deepStrictEqual(finished.shards, { expected: 640, counted: 640 })
+    })()
   })
 
   it("are others for another seed, which the workers are told of", async () => {

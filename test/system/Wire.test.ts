@@ -1,11 +1,13 @@
 import { connect } from "node:net"
 import { assert, describe, it } from "@effect/vitest"
 import { decodeInvite } from "../../src/protocol/Invite.ts"
-import { clouds, inWorld, reissued, type Command, type World } from "../support/system.ts"
+import { inWorld, jobFile, reissued, type Command, type World } from "../support/system.ts"
 import { trainedAlone } from "../support/systemReference.ts"
 import { entropy, type Interference, type TamperProxy } from "../support/TamperProxy.ts"
 
-const alone = trainedAlone(clouds)
+/** In the star every gradient crosses the line that is looked at here. */
+const star = jobFile("starClouds")
+const alone = trainedAlone(star)
 
 /** Bytes after which a connection is in the middle of the training: some kilobytes pass in each direction and step. */
 const midTraining = 120_000
@@ -17,7 +19,7 @@ const throughProxy = async (
   interfere?: (what: Interference) => void,
   env: NodeJS.ProcessEnv = {}
 ): Promise<{ coordinator: Command; worker: Command; proxy: TamperProxy; token: string }> => {
-  const coordinator = world.coordinator()
+  const coordinator = world.artifice(["coordinator", star, "--listen", "127.0.0.1:0"], { home: "coordinator" })
   const { address } = await coordinator.event("listening")
   const { token } = await coordinator.event("invite")
   const proxy = await world.proxy(address, plan, interfere)

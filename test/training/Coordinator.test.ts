@@ -22,7 +22,7 @@ import { mallory } from "../support/protocolHandshake.ts"
 import { trainedAlone } from "../support/systemReference.ts"
 import { alice, bob } from "../support/vectors.ts"
 
-const path = "test/fixtures/jobs/clouds.ts"
+const path = "test/fixtures/jobs/starClouds.ts"
 const jobUrl = TrainingJob.url(path)
 type Set = ReadonlyArray<readonly [string, string]>
 
@@ -88,7 +88,16 @@ const withRogue = (rogueIdentity: LocalIdentity, set: Set, manners: Manners) =>
           sendTensor(
             exchanger,
             session,
-            { kind: tensorKinds.partial, job: jobId, view, step, lanes, segment: { from: 0, to: elements }, loss: 0 },
+            {
+              kind: tensorKinds.partial,
+              job: jobId,
+              term: 0,
+              view,
+              step,
+              lanes,
+              segment: { from: 0, to: elements },
+              loss: 0
+            },
             bytesOf(zeros.subarray(0, elements))
           )
         ),
@@ -96,14 +105,14 @@ const withRogue = (rogueIdentity: LocalIdentity, set: Set, manners: Manners) =>
     }
     const views = yield* Queue.unbounded<readonly [number, number, ReadonlyArray<number>]>()
     const handlers = WorkerProtocol.toLayer({
-      StartView: ({ view, base, lanes }) => Effect.asVoid(Queue.offer(views, [view, base, lanes])),
+      AssignLanes: ({ view, base, lanes }) => Effect.asVoid(Queue.offer(views, [view, base, lanes])),
       Evaluate: () => manners.evaluate ?? Effect.never,
-      Finish: () => Effect.succeed({ weightsSha256: "0".repeat(64) }),
+      Finish: () => Effect.succeed({ weightsSha256: "0".repeat(64), sentBytes: 0 }),
       Stop: () => Effect.void
     })
     yield* Effect.provide(node.serve(workerService, WorkerProtocol), handlers)
     const client = yield* node.client(session, coordinatorService, CoordinatorProtocol)
-    yield* client.Join({ fingerprint, initialWeightsSha256 })
+    yield* client.Join({ fingerprint, initialWeightsSha256, term: 0 })
     const [view, base, lanes] = yield* Queue.take(views)
     if (manners.onView !== undefined) yield* manners.onView(rogue, view, base, lanes)
 
@@ -116,7 +125,7 @@ const oneEpoch: Set = [["epochs", "1"]]
 const oneLane: Set = [...oneEpoch, ["lanes", "1"], ["microBatch", "64"]]
 const alone = (set: Set) => Effect.promise(() => trainedAlone(path, set))
 
-describe("A member that breaks the rules loses its session, and the job ends with the right weights, where it", () => {
+describe("A member of the star that breaks the rules loses its session, and the job ends with the right weights, where it", () => {
   it.live.each([
     { sends: "a part that another member owes", lanes: { from: 4, to: 8 }, elements: 1408, code: "UNEXPECTED" },
     { sends: "less than the whole of its part", lanes: { from: 0, to: 2 }, elements: 1408, code: "UNEXPECTED" },
@@ -139,7 +148,7 @@ describe("A member that breaks the rules loses its session, and the job ends wit
   )
 })
 
-describe("A coordinator", () => {
+describe("A coordinator of the star", () => {
   it.live("lets a part of an old view or of another step pass unread", () =>
     Effect.gen(function* () {
       const { finished, lost } = yield* withRogue(first, oneLane, {

@@ -44,7 +44,15 @@ describe("The fingerprint of a job", () => {
       ["seed", "0"],
       ["optimizer.kind", '"sgd"'],
       ["optimizer.learningRate", "0.01"],
-      ["strategy.kind", '"parameterServer"'],
+      ["strategy.aggregation", '"mean"'],
+      ["strategy.compression", '"none"'],
+      ["strategy.density", "0.01"],
+      ["strategy.hostile", "1"],
+      ["strategy.iterations", "3"],
+      ["strategy.kind", '"allReduce"'],
+      ["strategy.memberMomentum", "0.9"],
+      ["strategy.nonFinite", '"fail"'],
+      ["strategy.radius", "0"],
       ["dataset.name", '"data"'],
       ["dataset.sha256", "ab".repeat(32)],
       ["dataset.trainExamples", "769"],
@@ -66,6 +74,12 @@ describe("The fingerprint of a job", () => {
       ours: "0.01",
       theirs: "0.02",
       fingerprint: fingerprintOf(job.override([["optimizer.learningRate", "0.02"]]), info)
+    },
+    {
+      field: "strategy.aggregation",
+      ours: '"mean"',
+      theirs: '"krum"',
+      fingerprint: fingerprintOf(job.override([["strategy.aggregation", "krum"]]), info)
     },
     {
       field: "backend.strict",

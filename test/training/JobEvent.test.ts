@@ -34,8 +34,14 @@ const examples: ReadonlyArray<{ readonly event: string; readonly [field: string]
   { event: "view", view: 1, members: [{ peer, lanes: [0, 1], segment: [0, 100] }], lanes: 2 },
   { event: "step", epoch: 1, step: 1, steps: 702, loss: 2.3, examplesPerSecond: 9000, members: 2 },
   { event: "epoch", epoch: 1, trainLoss: 0.4, testLoss: 0.3, testAccuracy: 0.9 },
+  { event: "resumed", step: 0 },
+  { event: "resumed", step: 3, path: "/c/term-1-step-3.json" },
+  { event: "checkpoint", step: 3, path: "/c/term-1-step-3.json" },
+  { event: "checkpoint-failed", step: 3, reason: "DiskFull", message: "m", hint: "h" },
+  { event: "checkpoint-skipped", path: "/c/term-1-step-3.json", reason: "torn" },
   finished,
-  { event: "error", code: "NOT_PAIRED", message: "m", hint: "h" }
+  { event: "error", code: "NOT_PAIRED", message: "m", hint: "h" },
+  { event: "left-out", step: 1, peer, lane: 3 }
 ]
 
 const decode = Schema.decodeUnknownOption(JobEvent)
@@ -51,7 +57,7 @@ describe("a job's event", () => {
   })
 
   it.each([
-    { why: "an unknown event", value: { event: "checkpoint", path: "x", step: 1 } },
+    { why: "an unknown event", value: { event: "unheard-of", path: "x", step: 1 } },
     { why: "a peer that is not 64 lower-case hex digits", value: { event: "member-joined", peer: "AB", members: 1 } },
     { why: "a step counted from 0", value: { ...examples[7], step: 0 } },
     { why: "a loss that is no number", value: { ...examples[7], loss: null } },

@@ -34,8 +34,9 @@ describe("The options of a job", () => {
     const job = TrainingJob.make(required)
     assert.deepStrictEqual(
       { microBatch: job.microBatch, lanes: job.lanes, epochs: job.epochs, seed: job.seed, strategy: job.strategy },
-      { microBatch: 32, lanes: 8, epochs: 1, seed: 0, strategy: { kind: "parameterServer" } }
+      { microBatch: 32, lanes: 8, epochs: 1, seed: 0, strategy: Strategy.allReduce() }
     )
+    assert.deepStrictEqual(job.checkpoint, { everySteps: 200, keep: 3 })
     assert.deepStrictEqual(job.optimizer, { kind: "adam", learningRate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8 })
   })
 
@@ -75,12 +76,24 @@ describe("The options of a job", () => {
       given: "1",
       allowed: "optimizer.beta1"
     },
-    { path: "strategy", options: { strategy: () => 1 }, given: "a function", allowed: "Strategy.parameterServer()" },
+    { path: "strategy", options: { strategy: () => 1 }, given: "a function", allowed: "Strategy.allReduce()" },
+    {
+      path: "strategy.compression",
+      options: { strategy: Strategy.allReduce({ aggregation: "krum", compression: "topK" }) },
+      given: '"topK"',
+      allowed: "none or fp16 with krum"
+    },
+    {
+      path: "strategy.hostile",
+      options: { strategy: Strategy.allReduce({ aggregation: "trimmedMean", hostile: 4 }) },
+      given: "4",
+      allowed: "at most 3 with trimmedMean and 8 lanes"
+    },
     {
       path: "strategy.kind",
       options: { strategy: { kind: "ring" } },
       given: '"ring"',
-      allowed: "one of parameterServer"
+      allowed: "one of allReduce, parameterServer"
     },
     {
       path: "strategy.staleness",
@@ -88,11 +101,24 @@ describe("The options of a job", () => {
       given: "2",
       allowed: "one of the known options"
     },
+    { path: "checkpoint", options: { checkpoint: 200 }, given: "200", allowed: "{ everySteps: 200, keep: 3 }" },
     {
-      path: "checkpoint",
-      options: { checkpoint: { everySteps: 200 } },
-      given: '{"everySteps":200}',
-      allowed: "name, microBatch, lanes, epochs, seed, model, dataset, optimizer, strategy"
+      path: "checkpoint.keep",
+      options: { checkpoint: { keep: 0 } },
+      given: "0",
+      allowed: "an integer from 1 to 1000 (checkpoints that are kept)"
+    },
+    {
+      path: "checkpoint.every",
+      options: { checkpoint: { every: 10 } },
+      given: "10",
+      allowed: "checkpoint.everySteps, checkpoint.keep"
+    },
+    {
+      path: "augment",
+      options: { augment: { flip: true } },
+      given: '{"flip":true}',
+      allowed: "name, microBatch, lanes, epochs, seed, model, dataset, optimizer, strategy, checkpoint"
     }
   ])("refuse $options at $path, with what was given and what is allowed", ({ path, options, given, allowed }) => {
     const error = errorOf(() => makeUntyped({ ...required, ...options }))
@@ -100,6 +126,13 @@ describe("The options of a job", () => {
     assert.strictEqual(error.given, given)
     assert.include(error.allowed, allowed)
     assert.include(error.message, `${path} is ${given}, but must be `)
+  })
+
+  it("say when checkpoints are saved, which is no part of the fingerprint", () => {
+    const job = TrainingJob.make({ ...required, checkpoint: { keep: 7 } })
+    const changed = job.override([["checkpoint.everySteps", "0"]])
+    assert.deepStrictEqual(changed.checkpoint, { everySteps: 0, keep: 7 })
+    assert.deepStrictEqual(changed.optionTexts, TrainingJob.make(required).optionTexts)
   })
 
   it("can be overridden by text, typed by their schemas", () => {

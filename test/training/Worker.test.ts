@@ -19,7 +19,7 @@ import { work } from "../../src/training/Worker.ts"
 import { loopback, pair, startNode } from "../support/nodes.ts"
 import { alice, bob } from "../support/vectors.ts"
 
-const path = "test/fixtures/jobs/clouds.ts"
+const path = "test/fixtures/jobs/starClouds.ts"
 const jobUrl = TrainingJob.url(path)
 
 /** Lanes that make three nodes of the tree over eight. */
@@ -35,7 +35,7 @@ const graceMs = 300
 
 const shared = (length: number): Float32Array => new Float32Array(new SharedArrayBuffer(length * 4))
 
-describe("A worker that has lost its session", () => {
+describe("A worker of the star that has lost its session", () => {
   it.live(
     "computes nothing before it has been given the state, each part once, and begins anew where the coordinator does",
     () =>
@@ -72,7 +72,16 @@ describe("A worker that has lost its session", () => {
           sendTensor(
             exchanger,
             session,
-            { kind, job: jobId, view: 1, step, lanes: { from: 0, to: 8 }, segment: { from: 0, to: length }, loss: 0 },
+            {
+              kind,
+              job: jobId,
+              term: 0,
+              view: 1,
+              step,
+              lanes: { from: 0, to: 8 },
+              segment: { from: 0, to: length },
+              loss: 0
+            },
             bytes
           )
 
@@ -90,7 +99,7 @@ describe("A worker that has lost its session", () => {
           const session = host.session(bob.peerId)
           if (session === undefined) return yield* Effect.die(new Error("no session"))
           const client = yield* host.client(session, workerService, WorkerProtocol)
-          yield* client.StartView({ view, base: steps, lanes })
+          yield* client.AssignLanes({ view, base: steps, lanes })
           return session
         })
         /** The parts of a step, which must be those of the reference as it stands, and no others. */
