@@ -10,7 +10,7 @@ describe("artifice", () => {
     const version = await artifice(["--version"])
     assert.strictEqual(version.code, 0)
     assert.match(version.stdout.join("\n"), /^artifice v\d+\.\d+\.\d+$/)
-    for (const command of ["run", "coordinator", "worker", "init", "id"]) {
+    for (const command of ["run", "coordinator", "worker", "init", "id", "invite", "join", "peers"]) {
       const help = await artifice([command, "--help"])
       assert.strictEqual(help.code, 0)
       const text = help.stdout.join("\n")
@@ -40,7 +40,16 @@ describe("artifice", () => {
     { args: ["run", job, "--log-level", "loud"], says: "debug" },
     { args: ["coordinator", job], says: "--listen" },
     { args: ["worker"], says: "No coordinator is named" },
-    { args: ["worker", "--peer", "ab"], says: "64 hex digits" },
+    { args: ["worker", "--peer", "ab"], says: "64 hex digits, or the first 4" },
+    { args: ["invite", "--ttl", "10"], says: "such as 10m" },
+    { args: ["invite", "--ttl", "30d"], says: "from 10s to 7d" },
+    { args: ["invite"], env: { ARTIFICE_TTL: "1s" }, says: 'ARTIFICE_TTL is "1s"' },
+    { args: ["join"], says: "No token is given" },
+    { args: ["join", "-"], says: "No token came on standard input" },
+    { args: ["join", "hello"], says: "does not begin with artf1." },
+    { args: ["peers"], says: "No command given" },
+    { args: ["peers", "show"], says: "Missing required argument: ID" },
+    { args: ["peers", "verify", "host"], says: "64 hex digits" },
     { args: ["worker", "--peer", "ab".repeat(32), "--join", "t"], says: "Both" },
     { args: ["worker", "--join", "-"], says: "No token came on standard input" },
     { args: ["id"], env: { ARTIFICE_JSON: "perhaps" }, says: "ARTIFICE_JSON" },

@@ -5,6 +5,7 @@ import { failed } from "../../apps/cli/src/CliFailure.ts"
 import * as JsonOutput from "../../apps/cli/src/JsonOutput.ts"
 import type { TextSink } from "../../apps/cli/src/Output.ts"
 import * as TerminalOutput from "../../apps/cli/src/TerminalOutput.ts"
+import { encode } from "uqr"
 import type { FinishedEvent, StepEvent } from "../../src/training/JobEvent.ts"
 
 const peer = "0123456789abcdef".repeat(4)
@@ -223,6 +224,53 @@ describe("TerminalOutput", () => {
       const coloured = terminal({ colors: true })
       yield* coloured.output.emit(finished)
       assert.include(coloured.stdout.text, "\u001b[32m")
+    })
+  )
+
+  it.effect("shows a list of peers as a table, with ids that are long enough to name them by", () =>
+    Effect.gen(function* () {
+      const { stdout, output } = terminal()
+      const peers = [
+        { peer, lastSeen: "2026-11-23T00:00:00.000Z", addresses: ["10.0.0.1:7000", "[::1]:7000"] },
+        { peer: "ff".repeat(32), lastSeen: null, addresses: [] }
+      ]
+      yield* output.result({ event: "peers-list", peers })
+      assert.deepStrictEqual(stdout.lines, [
+        "peer              lastSeen                  addresses",
+        "0123456789abcdef  2026-11-23T00:00:00.000Z  10.0.0.1:7000, [::1]:7000",
+        "ffffffffffffffff  -                         -"
+      ])
+    })
+  )
+
+  it.effect("shows a QR code light on dark, where there are colours and columns enough", () =>
+    Effect.gen(function* () {
+      const token = `artf1.${"Ab9_-".repeat(45)}`
+      const { data, size } = encode(token, { ecc: "L", border: 4 })
+      const { stdout, output } = terminal({ colors: true, columns: () => size })
+      yield* output.qrCode(token)
+      assert.lengthOf(stdout.lines, Math.ceil(size / 2))
+      const light = { "█": [true, true], "▀": [true, false], "▄": [false, true], " ": [false, false] } as const
+      const isKnown = (cell: string): cell is keyof typeof light => cell in light
+      stdout.lines.forEach((line, pair) => {
+        // oxlint-disable-next-line no-control-regex
+        const [, cells = ""] = /^\u001b\[97;40m(.*)\u001b\[0m$/.exec(line) ?? []
+        assert.lengthOf([...cells], size)
+        ;[...cells].forEach((cell, column) => {
+          if (!isKnown(cell)) return assert.fail(`"${cell}"`)
+          const [upper, lower] = light[cell]
+          assert.strictEqual(upper, data[2 * pair]?.[column] === false)
+          if (2 * pair + 1 < size) assert.strictEqual(lower, data[2 * pair + 1]?.[column] === false)
+        })
+      })
+      for (const style of [
+        { colors: true, columns: () => size - 1 },
+        { colors: false, columns: () => 200 }
+      ]) {
+        const without = terminal(style)
+        yield* without.output.qrCode(token)
+        assert.strictEqual(without.stdout.text, "")
+      }
     })
   )
 

@@ -1,9 +1,11 @@
 import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
 import * as Result from "effect/Result"
-import { parsePeerId } from "../../apps/cli/src/CoordinatorChoice.ts"
+import { parseDuration } from "../../apps/cli/src/Duration.ts"
 import { formatHostPort, parseHostPort } from "../../apps/cli/src/HostPort.ts"
 import { LineSplitter } from "../../apps/cli/src/LineSplitter.ts"
 import { parseOverride } from "../../apps/cli/src/Override.ts"
+import { choosePeer, parsePeerPrefix } from "../../apps/cli/src/PeerChoice.ts"
 
 describe("HOST:PORT", () => {
   it.each([
@@ -54,11 +56,41 @@ describe("--set path=value", () => {
 })
 
 describe("a peer id", () => {
-  it("is 64 hex digits, shown in lower case", () => {
-    assert.deepStrictEqual(parsePeerId("AB".repeat(32)), Result.succeed("ab".repeat(32)))
-    for (const text of ["", "ab", "ab".repeat(33), `${"ab".repeat(31)}zz`]) {
-      assert.isTrue(Result.isFailure(parsePeerId(text)))
+  const known = ["3f9a".repeat(16), "3f9b".repeat(16), "ab".repeat(32)]
+
+  it("is 64 hex digits or their beginning, in whatever case, with the colons of the short form or without", () => {
+    assert.deepStrictEqual(parsePeerPrefix("AB".repeat(32)), Result.succeed("ab".repeat(32)))
+    assert.deepStrictEqual(parsePeerPrefix("3F9A:3f9a"), Result.succeed("3f9a3f9a"))
+    for (const text of ["", "abc", "ab".repeat(33), `${"ab".repeat(31)}zz`, "xyzw"]) {
+      assert.isTrue(Result.isFailure(parsePeerPrefix(text)))
     }
+  })
+
+  it.effect("means the one known peer whose id begins so", () =>
+    Effect.gen(function* () {
+      assert.strictEqual(yield* choosePeer("3f9a", known), known[0])
+      assert.strictEqual(yield* choosePeer("ab".repeat(32), known), known[2])
+      const several = yield* Effect.flip(choosePeer("3f9", known))
+      assert.deepStrictEqual([several.code, several.exitCode], ["AMBIGUOUS_PEER", 2])
+      for (const id of known.slice(0, 2)) assert.include(several.message, id)
+      const nobody = yield* Effect.flip(choosePeer("cdef", known))
+      assert.deepStrictEqual([nobody.code, nobody.exitCode], ["NOT_PAIRED", 3])
+    })
+  )
+})
+
+describe("a duration", () => {
+  it("is a whole number with its unit, from 10 s to 7 d", () => {
+    for (const [text, ms] of [
+      ["10s", 10_000],
+      ["90s", 90_000],
+      ["10m", 600_000],
+      ["2h", 7_200_000],
+      ["7d", 604_800_000]
+    ] as const)
+      assert.deepStrictEqual(parseDuration(text), Result.succeed(ms))
+    for (const text of ["", "10", "m", "1.5h", "-5m", "9s", "8d", "5w", "10 m", "1e3s", "9999999999d"])
+      assert.isTrue(Result.isFailure(parseDuration(text)), text)
   })
 })
 

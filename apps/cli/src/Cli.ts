@@ -13,8 +13,10 @@ import * as CliOutput from "effect/cli/CliOutput"
 import * as Command from "effect/cli/Command"
 import * as GlobalFlag from "effect/cli/GlobalFlag"
 import { type CliFailure, wrongUsage } from "./CliFailure.ts"
-import { chooseCoordinator } from "./CoordinatorChoice.ts"
+import { chooseCoordinator, chooseToken } from "./CoordinatorChoice.ts"
+import { chooseDiscovery } from "./DiscoveryKey.ts"
 import * as Flags from "./Flags.ts"
+import { PassphraseFile } from "./PassphraseFile.ts"
 import { Reported } from "./MainProcess.ts"
 import type { CommandBody } from "./Options.ts"
 import { endWithParent, hasParentPipe } from "./ParentPipe.ts"
@@ -29,12 +31,13 @@ const execute = Effect.fnUntraced(function* <Options>(
   options: Effect.Effect<Options, CliFailure>
 ) {
   const presentation = { json: (yield* Flags.json) ?? !process.stdout.isTTY, logLevel: yield* Flags.logLevel }
+  const passphraseFile = yield* Flags.passphraseFile
   return yield* present(presentation, output =>
     Effect.gen(function* () {
       const parsed = yield* options
       const body = yield* Effect.promise(load)
       return yield* body(parsed, output)
-    })
+    }).pipe(Effect.provideService(PassphraseFile, passphraseFile))
   )
 })
 
@@ -45,7 +48,9 @@ const run = Command.make(
     workers: Flags.workers,
     listen: Flags.listenHere,
     minWorkers: Flags.minWorkersOfRun,
-    set: Flags.set
+    set: Flags.set,
+    resume: Flags.resume,
+    checkpointDir: Flags.checkpointDir
   },
   flags =>
     execute(
@@ -64,17 +69,28 @@ const run = Command.make(
   Command.withDescription("Train a job on this machine: a coordinator and worker processes over the real transport"),
   Command.withExamples([
     { command: "artifice run examples/mnist/job.ts --workers 4", description: "Train on four worker processes" },
-    { command: "artifice run job.ts --set epochs=5 --json", description: "Override an option, print JSON lines" }
+    { command: "artifice run job.ts --set epochs=5 --json", description: "Override an option, print JSON lines" },
+    { command: "artifice run job.ts --resume", description: "Go on where it was stopped" }
   ])
 )
 
+const discoveryFlags = { discover: Flags.discover, discoveryKeyFile: Flags.discoveryKeyFile }
+
 const coordinator = Command.make(
   "coordinator",
-  { job: Flags.job, listen: Flags.listenForOthers, minWorkers: Flags.minWorkersOfCoordinator, set: Flags.set },
+  {
+    job: Flags.job,
+    listen: Flags.listenForOthers,
+    minWorkers: Flags.minWorkersOfCoordinator,
+    set: Flags.set,
+    resume: Flags.resume,
+    checkpointDir: Flags.checkpointDir,
+    ...discoveryFlags
+  },
   flags =>
     execute(
       () => import("./commands/coordinator.ts").then(module => module.coordinatorCommand),
-      Effect.succeed({ ...flags, home: home() })
+      Effect.map(chooseDiscovery(flags), discovery => ({ ...flags, discovery, home: home() }))
     )
 ).pipe(
   Command.withDescription("Coordinate a job; prints an invite and the command to run on the other machines"),
@@ -88,14 +104,14 @@ const coordinator = Command.make(
 
 const worker = Command.make(
   "worker",
-  { job: Flags.job.pipe(Argument.withDefault(undefined)), join: Flags.join, peer: Flags.peer },
+  { job: Flags.job.pipe(Argument.withDefault(undefined)), join: Flags.join, peer: Flags.peer, ...discoveryFlags },
   flags =>
     execute(
       () => import("./commands/worker.ts").then(module => module.workerCommand),
       Effect.gen(function* () {
         const found = yield* chooseCoordinator(flags)
         if (hasParentPipe()) yield* endWithParent
-        return { home: home(), job: flags.job, coordinator: found }
+        return { home: home(), job: flags.job, coordinator: found, discovery: yield* chooseDiscovery(flags) }
       })
     )
 ).pipe(
@@ -103,6 +119,18 @@ const worker = Command.make(
   Command.withExamples([
     { command: "artifice worker --join artf1.… job.ts", description: "Pair by an invite, then train" },
     { command: "artifice worker --join - job.ts < invite.txt", description: "Keep the invite out of the process list" }
+  ])
+)
+
+const exported = Command.make("export", { checkpoint: Flags.checkpoint, out: Flags.out }, flags =>
+  execute(
+    () => import("./commands/export.ts").then(module => module.exportCommand),
+    Effect.sync(() => flags)
+  )
+).pipe(
+  Command.withDescription("Write the parameters of a checkpoint to a file of their own, as safetensors"),
+  Command.withExamples([
+    { command: "artifice export .artifice/mnist --out mnist.safetensors", description: "Of the newest checkpoint" }
   ])
 )
 
@@ -128,11 +156,89 @@ const id = Command.make("id", {}, () =>
   Command.withExamples([{ command: "artifice id --json", description: "The same as one JSON object" }])
 )
 
+const invite = Command.make(
+  "invite",
+  { ttl: Flags.ttl, confirm: Flags.confirm, listen: Flags.listenToPair, ...discoveryFlags },
+  flags =>
+    execute(
+      () => import("./commands/invite.ts").then(module => module.inviteCommand),
+      Effect.map(chooseDiscovery(flags), discovery => {
+        const { listen, ttl: ttlMs, confirm } = flags
+        return { home: home(), listen, ttlMs, confirm, discovery }
+      })
+    )
+).pipe(
+  Command.withDescription("Make a one-time token for another machine, and wait until it has paired"),
+  Command.withExamples([
+    { command: "artifice invite", description: "Print a token; there, run artifice join TOKEN" },
+    { command: "artifice invite --ttl 1h --confirm", description: "Compare fingerprints before it is let in" }
+  ])
+)
+
+const pairByToken = Command.make("join", { token: Flags.token }, flags =>
+  execute(
+    () => import("./commands/join.ts").then(module => module.joinCommand),
+    Effect.map(chooseToken(flags.token), token => ({ home: home(), token }))
+  )
+).pipe(
+  Command.withDescription("Pair with the machine that made a token"),
+  Command.withExamples([
+    { command: "artifice join artf1.…", description: "Pair; from then on the two find each other by their ids" },
+    { command: "artifice join - < token.txt", description: "Keep the token out of the process list" }
+  ])
+)
+
+const peersList = Command.make("list", {}, () =>
+  execute(
+    () => import("./commands/peers.ts").then(module => module.peersListCommand),
+    Effect.sync(() => ({ home: home() }))
+  )
+).pipe(
+  Command.withDescription("List the peers that this machine is paired with"),
+  Command.withExamples([{ command: "artifice peers list --json", description: "The same as one JSON object" }])
+)
+
+const peersShow = Command.make("show", { peer: Flags.knownPeer }, ({ peer }) =>
+  execute(
+    () => import("./commands/peers.ts").then(module => module.peersShowCommand),
+    Effect.sync(() => ({ home: home(), peer }))
+  )
+).pipe(
+  Command.withDescription("Show what is known of a peer: addresses, keys, when it was met"),
+  Command.withExamples([{ command: "artifice peers show 3f9a", description: "Name it by the beginning of its id" }])
+)
+
+const peersRemove = Command.make("remove", { peer: Flags.knownPeer }, ({ peer }) =>
+  execute(
+    () => import("./commands/peers.ts").then(module => module.peersRemoveCommand),
+    Effect.sync(() => ({ home: home(), peer }))
+  )
+).pipe(
+  Command.withDescription("End the pairing with a peer, and tell it where it can be reached"),
+  Command.withExamples([{ command: "artifice peers remove 3f9a", description: "It is a stranger from now on" }])
+)
+
+const peersVerify = Command.make("verify", { peer: Flags.knownPeer }, ({ peer }) =>
+  execute(
+    () => import("./commands/peers.ts").then(module => module.peersVerifyCommand),
+    Effect.sync(() => ({ home: home(), peer }))
+  )
+).pipe(
+  Command.withDescription("Dial a peer, which proves who answers, and show both fingerprints to compare"),
+  Command.withExamples([{ command: "artifice peers verify 3f9a", description: "Compare with the other screen" }])
+)
+
+const peers = Command.make("peers").pipe(
+  Command.withDescription("The peers that this machine is paired with"),
+  Command.withExamples([{ command: "artifice peers list", description: "All of them" }]),
+  Command.withSubcommands([peersList, peersShow, peersRemove, peersVerify])
+)
+
 const artifice = Command.make("artifice").pipe(
   Command.withDescription("Train models on machines that do not trust the network between them"),
   Command.withExamples([{ command: "artifice run examples/mnist/job.ts", description: "The whole cluster, here" }]),
-  Command.withSubcommands([run, coordinator, worker, init, id]),
-  Command.withGlobalFlags([Flags.json, Flags.logLevel])
+  Command.withSubcommands([run, coordinator, worker, exported, init, id, invite, pairByToken, peers]),
+  Command.withGlobalFlags([Flags.json, Flags.logLevel, Flags.passphraseFile])
 )
 
 const version = (): string => {

@@ -6,18 +6,14 @@ import * as Redacted from "effect/Redacted"
 import * as Result from "effect/Result"
 import { type CliFailure, wrongUsage } from "./CliFailure.ts"
 import { readToken } from "./ParentPipe.ts"
+import { parsePeerPrefix } from "./PeerChoice.ts"
 
-/** `peer` is 64 lower-case hex digits. */
+/** `peer` is the beginning of a peer id, in lower-case hex digits. */
 export type CoordinatorChoice =
   | { readonly _tag: "Invite"; readonly token: Redacted.Redacted<string> }
   | { readonly _tag: "Peer"; readonly peer: string }
 
-const peerIdPattern = /^[0-9a-fA-F]{64}$/
 const hint = "Give --join TOKEN with the invite the coordinator printed, or --peer ID of a paired coordinator."
-
-/** A peer id in hex, to lower case. Fails with what is expected, in words. */
-export const parsePeerId = (text: string): Result.Result<string, string> =>
-  peerIdPattern.test(text) ? Result.succeed(text.toLowerCase()) : Result.fail("a peer id: 64 hex digits")
 
 const usage = (message: string): CliFailure => wrongUsage({ code: "USAGE", message, hint })
 
@@ -41,10 +37,28 @@ export const chooseCoordinator = Effect.fnUntraced(function* (
   const { join, peer } = flags.join === undefined && flags.peer === undefined ? fromEnvironment() : flags
   if (join !== undefined && peer !== undefined) return yield* usage("Both an invite and a peer id are given")
   if (peer !== undefined) {
-    const parsed = parsePeerId(peer)
+    const parsed = parsePeerPrefix(peer)
     if (Result.isFailure(parsed)) return yield* usage(`The peer id "${peer}" is not ${parsed.failure}`)
     return { _tag: "Peer", peer: parsed.success }
   }
   if (join === undefined) return yield* usage("No coordinator is named")
-  return { _tag: "Invite", token: Redacted.make(join === "-" ? yield* readToken : join) }
+  return { _tag: "Invite", token: yield* tokenOf(join) }
 })
+
+/** The token itself, or for `-` the one on standard input. Fails with `NO_TOKEN` where that is empty. */
+const tokenOf = (text: string): Effect.Effect<Redacted.Redacted<string>, CliFailure> =>
+  Effect.map(text === "-" ? readToken : Effect.succeed(text), Redacted.make)
+
+/** The token that is given, else `ARTIFICE_JOIN`. Fails with `USAGE` where there is none, with `NO_TOKEN` for an empty standard input. */
+export const chooseToken = (given: string | undefined): Effect.Effect<Redacted.Redacted<string>, CliFailure> => {
+  const text = given ?? fromEnvironment().join
+  return text === undefined
+    ? Effect.fail(
+        wrongUsage({
+          code: "USAGE",
+          message: "No token is given",
+          hint: "Give the token that artifice invite printed on the other machine, or - to read it from standard input."
+        })
+      )
+    : tokenOf(text)
+}

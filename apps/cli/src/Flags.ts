@@ -8,12 +8,16 @@ import * as Argument from "effect/cli/Argument"
 import * as CliError from "effect/cli/CliError"
 import * as Flag from "effect/cli/Flag"
 import * as GlobalFlag from "effect/cli/GlobalFlag"
+import { parseDuration } from "./Duration.ts"
 import { formatHostPort, type HostPort, parseHostPort } from "./HostPort.ts"
 import { parseOverride } from "./Override.ts"
+import { parsePeerPrefix } from "./PeerChoice.ts"
 
 const defaultWorkers = 2
 const defaultMinWorkers = 1
 const defaultRunListen: HostPort = { host: "127.0.0.1", port: 0 }
+const defaultInviteListen: HostPort = { host: "0.0.0.0", port: 0 }
+const defaultTtl = { text: "10m", ms: 10 * 60_000 }
 
 const logLevels = [
   ["all", "All"],
@@ -79,6 +83,15 @@ export const logLevel = GlobalFlag.Setting("log-level")({
   )
 })
 
+/** For every command, as every command that opens the home may need it. */
+export const passphraseFile = GlobalFlag.Setting("passphrase-file")({
+  flag: Flag.String("passphrase-file").pipe(
+    Flag.withMetavar("FILE"),
+    Flag.withDescription("A file whose first line is the passphrase of the home [ARTIFICE_PASSPHRASE_FILE]"),
+    Flag.withDefault(Effect.sync(() => process.env["ARTIFICE_PASSPHRASE_FILE"] || undefined))
+  )
+})
+
 export const job = Argument.File("JOB", { mustExist: true }).pipe(
   Argument.withDescription("A module whose default export is a TrainingJob")
 )
@@ -91,8 +104,57 @@ export const listenHere = listen.pipe(
 )
 
 export const listenForOthers = listen.pipe(
-  Flag.withDescription("Where the other machines reach this one; port 0 chooses one [ARTIFICE_LISTEN]"),
+  Flag.withDescription(
+    "Where the other machines reach this one; port 0 chooses one, once for this home [ARTIFICE_LISTEN]"
+  ),
   orElse("ARTIFICE_LISTEN", parseHostPort, Effect.fail(new CliError.MissingOption({ option: "listen" })))
+)
+
+export const listenToPair = listen.pipe(
+  Flag.withDescription(
+    `Where the other machine reaches this one, default ${formatHostPort(defaultInviteListen)} [ARTIFICE_LISTEN]`
+  ),
+  orElse("ARTIFICE_LISTEN", parseHostPort, Effect.succeed(defaultInviteListen))
+)
+
+export const ttl = Flag.String("ttl").pipe(
+  Flag.withMetavar("DURATION"),
+  Flag.withDescription(`How long the token works, such as 90s or 2h, default ${defaultTtl.text} [ARTIFICE_TTL]`),
+  parsedBy("ttl", parseDuration),
+  orElse("ARTIFICE_TTL", parseDuration, Effect.succeed(defaultTtl.ms))
+)
+
+export const confirm = Flag.Boolean("confirm").pipe(
+  Flag.withDescription("Ask here whether the other machine's fingerprint is the right one [ARTIFICE_CONFIRM]"),
+  orElse("ARTIFICE_CONFIRM", parseBoolean, Effect.succeed(false))
+)
+
+export const token = Argument.String("TOKEN").pipe(
+  Argument.withDescription(
+    "What artifice invite printed on the other machine; - reads it from standard input [ARTIFICE_JOIN]"
+  ),
+  Argument.withDefault(undefined)
+)
+
+export const knownPeer = Argument.String("ID").pipe(
+  Argument.withDescription("A peer's id, or as much of its beginning as no other peer shares"),
+  Argument.mapEffect(value =>
+    Result.match(parsePeerPrefix(value), {
+      onSuccess: parsed => Effect.succeed(parsed),
+      onFailure: expected => Effect.fail(new CliError.InvalidValue({ option: "ID", value, expected, kind: "argument" }))
+    })
+  )
+)
+
+export const discover = Flag.Boolean("discover").pipe(
+  Flag.withDescription("Find paired peers on the local network by broadcast [ARTIFICE_DISCOVER]"),
+  orElse("ARTIFICE_DISCOVER", parseBoolean, Effect.succeed(false))
+)
+
+export const discoveryKeyFile = Flag.String("discovery-key-file").pipe(
+  Flag.withMetavar("FILE"),
+  Flag.withDescription("The key of --discover, 64 hex digits, the same on all machines [ARTIFICE_DISCOVERY_KEY_FILE]"),
+  orElse("ARTIFICE_DISCOVERY_KEY_FILE", text => Result.succeed(text), Effect.succeed(undefined))
 )
 
 const count = (name: string) => Flag.String(name).pipe(Flag.withMetavar("N"), parsedBy(name, parseCount))
@@ -122,6 +184,27 @@ export const set = Flag.String("set").pipe(
   Flag.atLeast(0)
 )
 
+export const resume = Flag.Boolean("resume").pipe(
+  Flag.withDescription("Go on from the newest good checkpoint, or begin where there is none [ARTIFICE_RESUME]"),
+  orElse("ARTIFICE_RESUME", parseBoolean, Effect.succeed(false))
+)
+
+export const checkpointDir = Flag.String("checkpoint-dir").pipe(
+  Flag.withMetavar("DIR"),
+  Flag.withDescription("Where checkpoints are kept, default ./.artifice/<job name> [ARTIFICE_CHECKPOINT_DIR]"),
+  orElse("ARTIFICE_CHECKPOINT_DIR", text => Result.succeed(text), Effect.succeed(undefined))
+)
+
+export const checkpoint = Argument.Path("CHECKPOINT", { mustExist: true }).pipe(
+  Argument.withDescription("The .json file of a checkpoint, or a folder, whose newest is taken")
+)
+
+export const out = Flag.String("out").pipe(
+  Flag.withMetavar("FILE"),
+  Flag.withDescription("Where to write the parameters, as safetensors [ARTIFICE_OUT]"),
+  orElse("ARTIFICE_OUT", text => Result.succeed(text), Effect.fail(new CliError.MissingOption({ option: "out" })))
+)
+
 export const join = Flag.String("join").pipe(
   Flag.withMetavar("TOKEN"),
   Flag.withDescription("The invite that the coordinator printed; - reads it from standard input [ARTIFICE_JOIN]"),
@@ -130,6 +213,8 @@ export const join = Flag.String("join").pipe(
 
 export const peer = Flag.String("peer").pipe(
   Flag.withMetavar("ID"),
-  Flag.withDescription("The coordinator's peer id, when this machine is paired with it [ARTIFICE_PEER]"),
+  Flag.withDescription(
+    "The coordinator's peer id or its beginning, once this machine is paired with it [ARTIFICE_PEER]"
+  ),
   Flag.withDefault(undefined)
 )

@@ -2,19 +2,29 @@
  * The job that a command is about: its module, loaded here to be checked before any peer is asked.
  */
 import {
+  type CheckpointError,
+  Checkpoints,
   type ComputeError,
   CoordinatorError,
   type FinishedEvent,
   type JobLoadError,
   type JobOptionError,
   PeerNode,
+  type SessionError,
   TrainingJob,
-  coordinate
+  coordinate,
+  defaultCheckpointFolder,
+  WorkQueue,
+  type WorkQueueError,
+  WorkQueueMemory
 } from "artifice"
-import { isAbsolute, relative } from "node:path"
+import { isAbsolute, join, relative, resolve } from "node:path"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
-import { type CliFailure, failed, wrongUsage } from "./CliFailure.ts"
+import { CliFailure, failed, wrongUsage } from "./CliFailure.ts"
+import type { CheckpointChoice } from "./Options.ts"
 import type { Output } from "./Output.ts"
 import type { Override } from "./Override.ts"
 
@@ -33,6 +43,14 @@ export const computeFailure = (error: ComputeError): CliFailure =>
     code: `COMPUTE_${error.reason.toUpperCase()}`,
     message: error.message,
     hint: "Run it again with --log-level debug for the details.",
+    cause: error
+  })
+
+export const cannotInvite = (error: SessionError): CliFailure =>
+  failed({
+    code: "CANNOT_INVITE",
+    message: error.message,
+    hint: "Run it again with --log-level debug.",
     cause: error
   })
 
@@ -64,24 +82,54 @@ export const whilePeerLives = <A, R>(
     )
   )
 
-/** Coordinates a loaded job until it is done. */
+const folderFailure = ({ path, message, hint }: CheckpointError): CliFailure =>
+  failed({ code: "CHECKPOINT_FOLDER", message: `${path} cannot hold checkpoints: ${message}`, hint })
+
+/** A counter of terms in a home, which outlives this process; a job's terms rise for whoever coordinates it from there. */
+const termsOf = (home: string, job: string) =>
+  Effect.map(
+    Layer.build(WorkQueueMemory.layer({ termsFile: join(home, "terms.json") })),
+    context => (seen: number) => Context.get(context, WorkQueue).nextTerm(job, seen)
+  )
+
+/** Coordinates a loaded job until it is done. With a `home`, which this process must have, its terms are kept there. */
 export const coordinateJob = (
   job: TrainingJob,
-  options: { readonly job: string; readonly set: ReadonlyArray<Override>; readonly minWorkers: number },
+  options: CheckpointChoice & {
+    readonly job: string
+    readonly set: ReadonlyArray<Override>
+    readonly minWorkers: number
+    readonly home?: string
+  },
   output: Output
 ): Effect.Effect<FinishedEvent, CliFailure, PeerNode | Scope.Scope> =>
-  coordinate({
-    job,
-    jobUrl: TrainingJob.url(options.job),
-    module: tellablePath(options.job),
-    set: options.set,
-    minWorkers: options.minWorkers,
-    onEvent: output.emit
+  Effect.gen(function* () {
+    const { everySteps, keep } = job.checkpoint
+    const folder = resolve(options.checkpointDir ?? defaultCheckpointFolder(job.name))
+    const checkpoints =
+      everySteps === 0 ? undefined : yield* Effect.mapError(Checkpoints.make({ folder, keep }), folderFailure)
+    const terms =
+      options.home === undefined ? undefined : yield* Effect.mapError(termsOf(options.home, job.name), termFailure)
+    return yield* coordinate({
+      job,
+      jobUrl: TrainingJob.url(options.job),
+      module: tellablePath(options.job),
+      set: options.set,
+      minWorkers: options.minWorkers,
+      onEvent: output.emit,
+      checkpoints,
+      resume: options.resume,
+      nextTerm: terms === undefined ? undefined : seen => Effect.mapError(terms(seen), termFailure)
+    })
   }).pipe(
-    Effect.mapError(error =>
-      error instanceof CoordinatorError
+    Effect.mapError(error => {
+      if (error instanceof CliFailure) return error
+      return error instanceof CoordinatorError
         ? failed({ code: error.code, message: error.message, hint: error.hint, cause: error })
         : computeFailure(error)
-    ),
+    }),
     whilePeerLives
   )
+
+const termFailure = ({ message, hint }: WorkQueueError): CoordinatorError =>
+  new CoordinatorError({ code: "INTERNAL", message, hint })

@@ -29,6 +29,7 @@ export const make = (stdout: TextSink, stderr: TextSink): Output => {
   return {
     emit: print,
     result: print,
+    qrCode: () => Effect.void,
     note: line => Effect.sync(() => stderr.write(`${line}\n`)),
     failure: (failure, details) =>
       Effect.andThen(

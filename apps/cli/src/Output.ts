@@ -17,6 +17,8 @@ export interface Output {
   readonly emit: (event: JobEvent) => Effect.Effect<void>
   /** Shows the result of a command without a job. */
   readonly result: (result: CommandResult) => Effect.Effect<void>
+  /** Shows a text as a QR code for a camera, where the terminal can. */
+  readonly qrCode: (text: string) => Effect.Effect<void>
   /** A line for the person who watches, on standard error: logs and what child processes say. */
   readonly note: (line: string) => Effect.Effect<void>
   /** Why the command failed: one line on standard error, and with `--json` an `error` event. `details` for debugging. */

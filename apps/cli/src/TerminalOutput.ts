@@ -1,8 +1,10 @@
 import type { EpochEvent, FinishedEvent, JobEvent, StepEvent } from "artifice"
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
+import type * as Schema from "effect/Schema"
 import { oneLine } from "./CliFailure.ts"
 import type { CommandResult, Output, TextSink } from "./Output.ts"
+import { qrLines } from "./QrCode.ts"
 
 /** What the terminal can show. */
 export interface TerminalStyle {
@@ -34,6 +36,15 @@ export const formatDuration = (seconds: number): string => {
   return parts[0] === 0
     ? `${minutes}:${rest?.padStart(2, "0")}`
     : `${hours}:${minutes?.padStart(2, "0")}:${rest?.padStart(2, "0")}`
+}
+
+type Row = { readonly [field: string]: Schema.Json }
+const isRow = (value: Schema.Json): value is Row => typeof value === "object" && value !== null && !Array.isArray(value)
+/** A value of a result on one line. */
+const cellOf = (value: Schema.Json | undefined): string => {
+  if (value === undefined || value === null) return "-"
+  if (Array.isArray(value)) return value.length === 0 ? "-" : value.map(cellOf).join(", ")
+  return oneLine(typeof value === "string" ? value : JSON.stringify(value))
 }
 
 const styles = { bold: "1", dim: "2", red: "31", green: "32", yellow: "33", cyan: "36" } as const
@@ -121,12 +132,38 @@ export const make = (stdout: TextSink, stderr: TextSink, style: TerminalStyle): 
         )
       case "step":
         return drawBar(event, nowMs)
+      case "skipped": {
+        const culprit =
+          event.lane === undefined ? "the sum of all lanes" : `lane ${event.lane} of ${shortPeer(event.peer)}`
+        return line(paint("yellow", `step ${event.step} was skipped: ${culprit} is not finite`))
+      }
+      case "left-out": {
+        const lane = event.lane === undefined ? "" : `, as lane ${event.lane} is not finite`
+        return line(paint("yellow", `step ${event.step} went on without ${shortPeer(event.peer)}${lane}`))
+      }
       case "epoch":
         lastEpoch = event
         return line(
           `epoch ${event.epoch}  train loss ${event.trainLoss.toFixed(4)}  test loss ${event.testLoss.toFixed(4)}  ` +
             `test accuracy ${paint("bold", percent(event.testAccuracy))}`
         )
+      case "resumed":
+        return line(
+          event.path === undefined
+            ? "no checkpoint to resume: the job begins at step 0"
+            : `resumed at step ${event.step} from ${oneLine(event.path)}`
+        )
+      case "checkpoint":
+        return line(paint("dim", `checkpoint of step ${event.step}: ${oneLine(event.path)}`))
+      case "checkpoint-failed":
+        return line(
+          paint(
+            "yellow",
+            `no checkpoint of step ${event.step}: ${oneLine(event.message)}; the job goes on. ${oneLine(event.hint)}`
+          )
+        )
+      case "checkpoint-skipped":
+        return line(paint("yellow", `${oneLine(event.path)} is skipped: ${oneLine(event.reason)}`))
       case "finished": {
         const [first = "", ...rest] = summary(event)
         line(paint("green", first))
@@ -141,10 +178,30 @@ export const make = (stdout: TextSink, stderr: TextSink, style: TerminalStyle): 
     const width = Math.max(0, ...Object.keys(fields).map(key => key.length))
     for (const [key, value] of Object.entries(fields)) {
       const values = Array.isArray(value) ? value : [value]
-      for (const each of values.length === 0 ? ["-"] : values) {
-        line(`${paint("dim", key.padEnd(width))}  ${oneLine(typeof each === "string" ? each : JSON.stringify(each))}`)
-      }
+      if (values.length > 0 && values.every(isRow)) showTable(values)
+      else
+        for (const each of values.length === 0 ? ["-"] : values)
+          line(`${paint("dim", key.padEnd(width))}  ${cellOf(each)}`)
     }
+  }
+
+  const showTable = (rows: ReadonlyArray<Row>): void => {
+    const keys = Object.keys(rows[0] ?? {})
+    const cells = rows.map(row => keys.map(key => (key === "peer" ? cellOf(row[key]).slice(0, 16) : cellOf(row[key]))))
+    const widths = keys.map((key, column) => Math.max(key.length, ...cells.map(row => (row[column] ?? "").length)))
+    const aligned = (row: ReadonlyArray<string>) =>
+      row
+        .map((text, column) => text.padEnd(widths[column] ?? 0))
+        .join("  ")
+        .trimEnd()
+    line(paint("dim", aligned(keys)))
+    for (const row of cells) line(aligned(row))
+  }
+
+  // A camera needs light modules that are lighter than the dark ones, whatever the colours of the terminal.
+  const showQrCode = (text: string): void => {
+    if (!style.colors) return
+    for (const each of qrLines(text, style.columns()) ?? []) line(`\u001b[97;40m${each}\u001b[0m`)
   }
 
   const toStderr = (text: string): void => {
@@ -155,6 +212,7 @@ export const make = (stdout: TextSink, stderr: TextSink, style: TerminalStyle): 
   return {
     emit: event => Clock.clockWith(clock => Effect.sync(() => show(event, clock.currentTimeMillisUnsafe()))),
     result: result => Effect.sync(() => showResult(result)),
+    qrCode: text => Effect.sync(() => showQrCode(text)),
     note: text => Effect.sync(() => toStderr(text)),
     failure: (failure, details) =>
       Effect.sync(() => {

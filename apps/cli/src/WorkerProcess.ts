@@ -76,7 +76,14 @@ const start = (
     const args = [spec.entry ?? mainModule, "worker", "--join", "-", spec.job, "--json", ...(spec.args ?? [])]
     const child = spawn(process.execPath, args, {
       stdio: ["pipe", "pipe", "pipe"],
-      env: { ...process.env, ARTIFICE_HOME: spec.home, [parentVariable]: parentIsStdin }
+      // An empty variable counts as unset: the passphrase of another home is none of this one's.
+      env: {
+        ...process.env,
+        ARTIFICE_PASSPHRASE: "",
+        ARTIFICE_PASSPHRASE_FILE: "",
+        ARTIFICE_HOME: spec.home,
+        [parentVariable]: parentIsStdin
+      }
     })
     child.on("error", error => resume(Effect.fail(cannotStart(error))))
     child.on("spawn", () => resume(Effect.succeed(child)))

@@ -1,33 +1,17 @@
-import { type Address, formatAddress, PeerNode } from "artifice"
-import { networkInterfaces } from "node:os"
+import { formatAddress, PeerNode } from "artifice"
 import * as Effect from "effect/Effect"
-import { failed } from "../CliFailure.ts"
-import { coordinateJob, loadJob, tellablePath } from "../Job.ts"
+import { cannotInvite, coordinateJob, loadJob, tellablePath } from "../Job.ts"
+import { addressesOf, listeningPeer } from "../Listening.ts"
 import type { CommandBody, CoordinatorOptions } from "../Options.ts"
-import { peerOfHome } from "../Peer.ts"
 
 /** How long a printed token works; a new one is printed while workers are still awaited. */
 const inviteTtlMs = 10 * 60_000
-
-const wildcards: ReadonlySet<string> = new Set(["0.0.0.0", "::"])
-/** Addresses that a token names at most. */
-const maxTokenAddresses = 8
-
-/** Where others can dial this machine: what it listens on, or each of its own addresses where it listens on all. */
-const addressesOf = ({ host, port }: Address): ReadonlyArray<string> => {
-  if (!wildcards.has(host)) return [formatAddress({ host, port })]
-  const own = Object.values(networkInterfaces())
-    .flatMap(found => found ?? [])
-    .filter(({ internal, family, scopeid }) => !internal && (host === "::" || family === "IPv4") && !scopeid)
-    .map(({ address }) => formatAddress({ host: address, port }))
-  return own.length > 0 ? own.slice(0, maxTokenAddresses) : [formatAddress({ host: "127.0.0.1", port })]
-}
 
 /** `artifice coordinator`. */
 export const coordinatorCommand: CommandBody<CoordinatorOptions> = (options, output) =>
   Effect.gen(function* () {
     const job = yield* loadJob(options.job, options.set)
-    const node = yield* peerOfHome(options.home, options.listen)
+    const node = yield* listeningPeer(options.home, options.listen, { discovery: options.discovery })
     const address = formatAddress(node.address ?? options.listen)
     yield* output.emit({ event: "process", role: "coordinator", pid: process.pid, peer: node.identity.peerId })
     yield* output.emit({ event: "listening", peer: node.identity.peerId, address })
@@ -37,16 +21,7 @@ export const coordinatorCommand: CommandBody<CoordinatorOptions> = (options, out
     const invite = Effect.gen(function* () {
       const { token, expiresAt } = yield* node
         .invite({ name: job.name, ttlMs: inviteTtlMs, addresses: addressesOf(node.address ?? options.listen) })
-        .pipe(
-          Effect.mapError(error =>
-            failed({
-              code: "CANNOT_INVITE",
-              message: error.message,
-              hint: "Run it again with --log-level debug.",
-              cause: error
-            })
-          )
-        )
+        .pipe(Effect.mapError(cannotInvite))
       yield* output.emit({
         event: "invite",
         token,

@@ -1,12 +1,12 @@
-import { displayId, fingerprint, openIdentity } from "artifice/identity"
+import { displayId, fingerprint } from "artifice/identity"
 import * as Effect from "effect/Effect"
 import type { CommandBody, IdentityOptions } from "../Options.ts"
-import { storeFailure } from "../Home.ts"
+import { openHomeFolder } from "../Home.ts"
 
 /** `artifice init`. */
 export const initCommand: CommandBody<IdentityOptions> = ({ home }, output) =>
   Effect.gen(function* () {
-    const { identity, created } = yield* Effect.mapError(openIdentity(home), storeFailure)
+    const { identity, created, isProtected } = yield* openHomeFolder(home, { protect: true })
     const { peerId, id } = identity
     yield* output.result({
       event: "init",
@@ -14,6 +14,7 @@ export const initCommand: CommandBody<IdentityOptions> = ({ home }, output) =>
       fingerprint: fingerprint(id),
       display: displayId(id),
       home,
-      created
+      created,
+      protected: isProtected
     })
   })

@@ -24,7 +24,7 @@ export const runCommand: CommandBody<RunOptions> = (options, output) =>
     const job = yield* loadJob(options.job, options.set)
     const home = yield* temporaryHome
     const identity = yield* Effect.promise(generateIdentity)
-    const node = yield* startPeer(identity, PeerStore.memory, options.listen)
+    const node = yield* startPeer(identity, PeerStore.memory, { listen: options.listen })
     const { peerId } = identity
     yield* output.emit({ event: "process", role: "coordinator", pid: process.pid, peer: peerId })
     yield* output.emit({ event: "listening", peer: peerId, address: formatAddress(node.address ?? options.listen) })
