@@ -7,9 +7,15 @@ import type { Benchmark } from "./support/Benchmark.ts"
 import { machine, textOf } from "./support/Output.ts"
 
 const benchmarks: Readonly<Record<string, () => Promise<{ readonly default: Benchmark }>>> = {
+  database: () => import("./database.ts"),
+  actor: () => import("./actor.ts"),
+  rpc: () => import("./rpc.ts"),
+  exchange: () => import("./exchange.ts"),
+  compression: () => import("./compression.ts"),
   training: () => import("./training.ts"),
   transport: () => import("./transport.ts"),
-  "session-key": () => import("./session-key.ts")
+  "session-key": () => import("./session-key.ts"),
+  sllp: () => import("./sllp.ts")
 }
 
 const note = (line: string): void => void process.stderr.write(`${line}\n`)

@@ -10,11 +10,14 @@ export interface Child<Request, Answers> {
 /** The longest that one answer may take: a process that hangs must not hang the benchmark. */
 const answerTimeoutMs = 60_000
 
+/** @param enter what comes before the command, if anything: the first word is a program that runs the rest */
 export const startChild = <Request extends { readonly kind: string }, Answers>(
   module: URL,
-  execArgv: ReadonlyArray<string> = []
+  execArgv: ReadonlyArray<string> = [],
+  enter: ReadonlyArray<string> = []
 ): Child<Request, Answers> => {
-  const child = fork(module, { serialization: "advanced", execArgv: [...execArgv], stdio: ["ignore", 2, 2, "ipc"] })
+  const [execPath = process.execPath, ...rest] = [...enter, process.execPath, ...execArgv]
+  const child = fork(module, { serialization: "advanced", execPath, execArgv: rest, stdio: ["ignore", 2, 2, "ipc"] })
   return {
     ask: request =>
       new Promise((resolve, reject) => {
@@ -33,6 +36,6 @@ export const startChild = <Request extends { readonly kind: string }, Answers>(
         })
         child.send(request)
       }),
-    stop: () => child.disconnect()
+    stop: () => (child.connected ? child.disconnect() : undefined)
   }
 }

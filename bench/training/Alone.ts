@@ -3,12 +3,12 @@ import { Effect } from "effect"
 import { ComputeThread, TrainingJob } from "../../src/index.ts"
 import { Reduction } from "../../src/training/Reduction.ts"
 
-const [specifier = "", warmUpText = "", stepsText = ""] = process.argv.slice(2)
+const [specifier = "", warmUpText = "", stepsText = "", microBatch = ""] = process.argv.slice(2)
 const warmUp = Number(warmUpText)
 const steps = Number(stepsText)
 
 const program = Effect.gen(function* () {
-  const compute = yield* ComputeThread.make({ jobUrl: TrainingJob.url(specifier), set: [] })
+  const compute = yield* ComputeThread.make({ jobUrl: TrainingJob.url(specifier), set: [["microBatch", microBatch]] })
   yield* compute.initialise
   const { lanes, parameterCount, stepsPerEpoch } = compute.info
   const whole = { from: 0, to: lanes }

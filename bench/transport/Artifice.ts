@@ -21,10 +21,10 @@ const serviceName = "echo"
 
 /** The peer of this process; it lives as long as the process. */
 const scope = Scope.makeUnsafe()
-const run = <A, E>(effect: Effect.Effect<A, E, Scope.Scope>): Promise<A> =>
+export const run = <A, E>(effect: Effect.Effect<A, E, Scope.Scope>): Promise<A> =>
   Effect.runPromise(Scope.provide(effect, scope))
 
-const startPeer = async (listen: boolean): Promise<PeerNode["Service"]> => {
+export const startPeer = async (listen: boolean): Promise<PeerNode["Service"]> => {
   const identity = await generateIdentity()
   const services = Layer.mergeAll(NetworkTcp.layer, Cryptography.layer, PeerStore.memory)
   const layer = PeerNode.layer({ identity, ...(listen && { listen: loopback }) }).pipe(Layer.provide(services))

@@ -1,8 +1,12 @@
 import { assert, describe, it } from "vitest"
-import { adminKinds } from "../../src/node/AdminChannel.ts"
+import { adminKinds, maxAddresses, maxRosterMembers } from "../../src/node/AdminKinds.ts"
+import { maxIntroducedPeers } from "../../src/node/IntroducedPeers.ts"
+import { defaultTicketTtlMs } from "../../src/node/Introductions.ts"
+import { maxRelays } from "../../src/node/Relay.ts"
 import { maxOpenInvites } from "../../src/node/PeerTable.ts"
 import { maxAddressesPeer } from "../../src/node/PeerRegistry.ts"
-import { defaultInviteTtlMs } from "../../src/node/PeerNode.ts"
+import { defaultInviteTtlMs } from "../../src/node/Invitations.ts"
+import { defaultSllpLimits, maxSllpAssociationsSession } from "../../src/node/SllpRoom.ts"
 import { defaultTensorLimits } from "../../src/node/TensorExchange.ts"
 import { firstApplicationKind } from "../../src/protocol/AdminMessage.ts"
 import * as constants from "../../src/protocol/constants.ts"
@@ -146,16 +150,29 @@ describe("docs/protocol.md", () => {
   it("says in its sentences what the code says", () => {
     const sentences = [
       `at most ${maxOpenInvites.toLocaleString("en")} open invitations`,
-      `at most ${maxAddressesPeer} are kept`,
+      `keeps at most ${maxAddressesPeer} of a peer`,
+      `at most ${maxIntroducedPeers} peers per job`,
+      `for at most ${maxRelays} connections`,
+      `a message at most ${maxAddresses} addresses of one peer, a ROSTER at most ${maxRosterMembers} members`,
       `may leave ${defaultTensorLimits.maxRefs} untaken for ${defaultTensorLimits.expiryMs / 1000} s, and ${defaultTensorLimits.maxBytes / 1024 ** 3} GiB`
     ]
+    const { maxAssociationsPeer, maxAssociations, maxMemoryBytesPeer } = defaultSllpLimits
+    sentences.push(
+      `takes ${maxAssociationsPeer} associations with a peer at once, ${maxAssociations.toLocaleString("en")} in all, and ${maxSllpAssociationsSession.toLocaleString("en")} one after another`,
+      `than may need ${maxMemoryBytesPeer / 1024 ** 3} GiB`
+    )
     const flowing = page.replaceAll(/\s+/g, " ")
     for (const sentence of sentences) assert.include(flowing, sentence)
     assert.strictEqual(defaultInviteTtlMs, 10 * 60_000)
+    assert.strictEqual(defaultTicketTtlMs, 2 * 24 * 3_600_000)
   })
 
   it("has every section that the code refers to", () => {
-    const headings = new Set([...page.matchAll(/^#+ (\d+(?:\.\d+)?)\.? /gm)].map(([, number]) => number))
+    const headings = new Set(
+      [...`${page}\n${readText("docs/protocol/sllp.md")}`.matchAll(/^#+ (\d+(?:\.\d+)?)\.? /gm)].map(
+        ([, number]) => number
+      )
+    )
     let references = 0
     for (const path of sourcesUnder("src", "apps")) {
       for (const [, other, number] of readText(path).matchAll(/((?:RFC|SP) [\d-]+ )?§(\d+(?:\.\d+)?)/g)) {

@@ -139,7 +139,7 @@ describe("The command lines of README.md", () => {
       assert.match(peer, /^[0-9a-f]{64}$/)
       assert.include(made.stdout.join(""), peer)
       assert.match(fingerprint, /^([A-Z2-7]{4}-){3}[A-Z2-7]{4}$/)
-      assert.strictEqual(statSync(join(folder, "home", "identity.json")).mode & 0o777, 0o600)
+      assert.strictEqual(statSync(join(folder, "home", "home.db")).mode & 0o777, 0o600)
     } finally {
       rmSync(folder, { recursive: true })
     }

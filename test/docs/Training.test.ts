@@ -5,10 +5,18 @@ import { np } from "../../src/compute/Jax.ts"
 import { optimizerFields } from "../../src/compute/Optimizer.ts"
 import { JobOptionError } from "../../src/compute/Options.ts"
 import { tensorHeaderBytes, tensorKinds } from "../../src/node/TensorHeader.ts"
-import * as Coordinator from "../../src/training/Coordinator.ts"
+import * as Coordination from "../../src/training/Coordination.ts"
+import { waitingReportMs } from "../../src/training/MemberReports.ts"
+import { stateHashSteps } from "../../src/training/DirectReplica.ts"
 import { evaluationBatch } from "../../src/training/Evaluation.ts"
+import { evaluationDeadlineMs, maxPendingEvaluations } from "../../src/training/EvaluationDesk.ts"
+import { heartbeatIntervalMs, maxSilenceMs } from "../../src/training/FailureDetector.ts"
 import { maxMembers } from "../../src/training/Membership.ts"
+import { rebalanceSteps } from "../../src/training/Pace.ts"
 import { TrainingJob } from "../../src/training/TrainingJob.ts"
+import { pairAttempts, pairPatienceMs } from "../../src/training/Troubles.ts"
+import { maxBacklogBytes } from "../../src/training/AllGather.ts"
+import { maxObserverQueueBytes } from "../../src/training/ViewStreams.ts"
 import { coordinatorPatienceMs } from "../../src/training/Worker.ts"
 import { codeOf, constantsOf, numberOf, readText, rowsOf, section, type Row } from "./Pages.ts"
 
@@ -44,17 +52,29 @@ const allowedFor = (path: string): string => {
 
 describe("docs/training.md", () => {
   it("lists the options of a job with the defaults and ranges that the code has", () => {
-    const rows = optionRows.filter(row => !isOfOptimizer(row))
+    const rows = optionRows.filter(row => row["option"] !== undefined && !isOfOptimizer(row))
     const byName = new Map(rows.map(row => [codeOf(row["option"]) ?? "", row]))
     const texts = new Map(job.optionTexts)
     const names = settable(job).filter(path => !path.includes("."))
-    assert.sameMembers([...byName.keys()], [...names, "strategy", "optimizer"])
+    assert.sameMembers([...byName.keys()], [...names, "strategy", "optimizer", "checkpoint"])
     for (const name of names) {
       assert.strictEqual(byName.get(name)?.["allowed"], allowedFor(name), name)
       if (name !== "name") assert.strictEqual(byName.get(name)?.["default"], texts.get(name), name)
     }
     assert.strictEqual(texts.get("optimizer.kind"), '"adam"')
-    assert.strictEqual(texts.get("strategy.kind"), '"parameterServer"')
+    assert.strictEqual(texts.get("strategy.kind"), '"allReduce"')
+  })
+
+  it("lists the options of checkpoints with the defaults and ranges that the code has", () => {
+    const rows = optionRows.flatMap(row => (codeOf(row["checkpoint"]) === undefined ? [] : [row]))
+    assert.deepStrictEqual(
+      rows.map(row => [codeOf(row["checkpoint"]), Number(row["default"]), row["allowed"]]),
+      Object.entries(job.checkpoint).map(([name, value]) => [name, value, allowedFor(`checkpoint.${name}`)])
+    )
+    assert.sameMembers(
+      settable(job).filter(path => path.startsWith("checkpoint.")),
+      Object.keys(job.checkpoint).map(name => `checkpoint.${name}`)
+    )
   })
 
   it("lists the options of every optimizer with the defaults and ranges that the code has", () => {
@@ -77,13 +97,24 @@ describe("docs/training.md", () => {
 
   it("gives the deadlines and bounds that the code has", () => {
     const values: Readonly<Record<string, unknown>> = {
-      ...Coordinator,
+      ...Coordination,
+      evaluationDeadlineMs,
+      maxPendingEvaluations,
+      heartbeatIntervalMs,
+      maxSilenceMs,
+      waitingReportMs,
+      pairPatienceMs,
+      pairAttempts,
+      stateHashSteps,
+      maxBacklogBytes,
+      maxObserverQueueBytes,
+      rebalanceSteps,
       coordinatorPatienceMs,
       evaluationBatch,
       maxMembers
     }
     const written = constantsOf(page)
-    assert.lengthOf(written, 8)
+    assert.lengthOf(written, 17)
     for (const [name, value] of written) assert.strictEqual(Number(numberOf(value)), values[name], name)
   })
 
@@ -95,10 +126,10 @@ describe("docs/training.md", () => {
       tensorHeaderBytes
     )
     assert.include(text, `a header of ${tensorHeaderBytes} bytes`)
-    const { partial, reduced, state, evaluation } = tensorKinds
+    const { partial, reduced, state, evaluation, products } = tensorKinds
     assert.include(
       text,
-      `${partial} partial sum, ${reduced} reduced gradient, ${state} state, ${evaluation} parameters to evaluate`
+      `${partial} partial sum, ${reduced} reduced gradient, ${state} state, ${evaluation} parameters to evaluate, ${products} products (float64)`
     )
   })
 })

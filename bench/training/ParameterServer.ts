@@ -1,0 +1,5 @@
+// The MNIST example with the star through the coordinator.
+import mnist from "../../examples/mnist/job.ts"
+import { Strategy, TrainingJob } from "../../src/index.ts"
+
+export default TrainingJob.make({ ...mnist, strategy: Strategy.parameterServer() })
