@@ -67,19 +67,23 @@ class Direction {
     return chance > 0 && this.#random() < chance
   }
 
-  /** Delivers a datagram in a while, never, or more than once. */
-  pass(bytes: number, line: Line, deliver: () => void): void {
-    if (bytes > line.mtuBytes) return
+  /** Delivers a datagram in a while, or more than once; false: never. */
+  pass(bytes: number, line: Line, deliver: () => void): boolean {
+    if (bytes > line.mtuBytes) return false
     const nowMs = performance.now()
-    if (nowMs < this.#burstUntilMs) return
-    if (this.#chance(line.bursts)) return void (this.#burstUntilMs = nowMs + line.burstMs)
-    if (this.#chance(line.loss)) return
+    if (nowMs < this.#burstUntilMs) return false
+    if (this.#chance(line.bursts)) {
+      this.#burstUntilMs = nowMs + line.burstMs
+      return false
+    }
+    if (this.#chance(line.loss)) return false
     const startMs = Math.max(nowMs, this.#freeAtMs)
-    if (((startMs - nowMs) / 1000) * line.bytesPerSecond + bytes > line.queueBytes) return
+    if (((startMs - nowMs) / 1000) * line.bytesPerSecond + bytes > line.queueBytes) return false
     this.#freeAtMs = startMs + (bytes / line.bytesPerSecond) * 1000
     const waitMs = this.#freeAtMs - nowMs + line.delayMs + (this.#chance(line.reordered) ? line.reorderMs : 0)
     this.#later(waitMs, deliver)
     if (this.#chance(line.duplicates)) this.#later(waitMs + this.#random() * line.reorderMs, deliver)
+    return true
   }
 }
 
@@ -98,8 +102,9 @@ export class LossyProxy implements AsyncDisposable {
   line: Line
   /** Sees each datagram that comes from the sender. */
   onDatagram: (datagram: Buffer) => void = () => undefined
-  /** Datagrams that came, and that were sent on: the difference was lost on purpose. */
+  /** Datagrams that came, those that were lost on purpose, and those that were sent on, which some are twice. */
   received = 0
+  lost = 0
   forwarded = 0
   readonly #host: string
   readonly #front: Socket
@@ -155,12 +160,13 @@ export class LossyProxy implements AsyncDisposable {
 
   #pass(direction: Direction, datagram: Buffer, way: () => readonly [Socket, Place] | undefined): void {
     this.received++
-    direction.pass(datagram.length, this.line, () => {
+    const passes = direction.pass(datagram.length, this.line, () => {
       const [socket, to] = way() ?? []
       if (this.#closed || socket === undefined || to === undefined) return
       this.forwarded++
       socket.send(datagram, to.port, to.host)
     })
+    if (!passes) this.lost++
   }
 
   /** One timer for all that is due in the same millisecond. */

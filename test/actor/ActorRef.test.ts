@@ -93,26 +93,23 @@ describe("an actor's ref", () => {
 })
 
 describe("an actor whose fiber yields", () => {
-  // Yielding after so many operations puts the yield at every place of the actor's loop in turn.
-  it.effect.each(Array.from({ length: 24 }, (_, index) => index + 1))(
-    "between its look into the mailbox and its sleep wakes for what came meanwhile (every %d operations)",
-    operations =>
-      Effect.gen(function* () {
-        const root = yield* Effect.provideService(Supervisor.make("root"), Scheduler.MaxOpsBeforeYield, operations)
-        const ref = yield* Effect.provideService(
-          root.spawn("counter", counter(makeJournal())),
-          Scheduler.MaxOpsBeforeYield,
-          operations
-        )
+  it.effect("between its look into the mailbox and its sleep wakes for what came meanwhile", () =>
+    Effect.gen(function* () {
+      // To yield after so many operations puts the yield at every place of the actor's loop in turn.
+      for (let operations = 4; operations < 28; operations++) {
+        const yielding = Effect.provideService(Scheduler.MaxOpsBeforeYield, operations)
+        const root = yield* yielding(Supervisor.make("root"))
+        const ref = yield* yielding(root.spawn("counter", counter(makeJournal())))
         const waiting = () => root.snapshot()[0]?.waiting
         for (let told = 0; told < 100; told++) {
           yield* ref.tell("Add", { n: 1 })
           for (let turns = told % 7; turns > 0; turns--) yield* Effect.yieldNow
         }
         for (let turns = 0; turns < 5_000 && waiting() !== 0; turns++) yield* Effect.yieldNow
-        assert.strictEqual(waiting(), 0)
+        assert.strictEqual(waiting(), 0, `yielding every ${operations} operations`)
         yield* root.stop("counter")
-      })
+      }
+    })
   )
 })
 

@@ -47,7 +47,7 @@ describe("Through real sockets and a bad network", () => {
         yield* link.flush
         const { lostDatagrams } = yield* link.statistics
         assert.isAbove(lostDatagrams, 100)
-        assert.isBelow(proxy.forwarded, proxy.received)
+        assert.isAbove(proxy.lost, 100)
         yield* link.close("normal", "done")
         yield* link.closed
         assert.deepStrictEqual(numbers, [...Array(messages).keys()])
@@ -77,21 +77,21 @@ describe("Through real sockets and a bad network", () => {
       yield* host.sllp.serve("take", collected(numbers), { channel })
       const proxy = yield* lossyProxy(rough, 11)
       const link = yield* open("take", { channels: [channel], via: proxy.toward })
-      for (let number = 0; number < 400; number++) {
+      // However fast this machine is: until enough has come, and something has been lost.
+      const enough = () =>
+        numbers.filter(number => number >= 0).length >= 60 &&
+        proxy.lost >= 20 &&
+        (!("holes" in channel) || numbers.some(number => number < 0))
+      for (let number = 0; !enough(); number++) {
         yield* link.send(0, patterned(number, 200 + (number % 9) * 1_500))
         yield* Effect.sleep(1)
       }
-      yield* link.flush
       yield* link.close("normal", "done")
       const ids = numbers.map(number => (number < 0 ? -1 - number : number))
       assert.deepStrictEqual(
         ids,
         [...new Set(ids)].toSorted((a, b) => a - b)
       )
-      assert.isAbove(ids.length, 40)
-      assert.isBelow(numbers.filter(number => number >= 0).length, 400)
-      if ("holes" in channel) assert.isTrue(numbers.some(number => number < 0))
-      assert.isBelow(proxy.forwarded, proxy.received)
     }).pipe(Effect.scoped)
   )
 

@@ -282,13 +282,17 @@ describe("the end", () => {
   it.each(sllpCloseNames)("%s is said to the other side, with its reason, three times", code => {
     const pair = makeConnectedPair({ channels: [reliable] })
     const { network, initiator, responder } = pair
-    let closes = 0
+    const ptoMs = 25 + 20
+    const times: Array<number> = []
+    network.onPath = passing => {
+      times.push(network.nowMs)
+      return [passing]
+    }
     initiator.association.close(code, "größe und grund", network.nowMs)
     expect(initiator.association.state).toBe("closing")
-    const before = network.datagrams
     pass(pair, 5_000)
-    closes = network.datagrams - before
-    expect(closes).toBe(3)
+    expect(times.length).toBe(3)
+    for (let at = 1; at < 3; at++) expect((times[at] ?? 0) - (times[at - 1] ?? 0)).toBeGreaterThan(ptoMs)
     expect(initiator.closed).toEqual({ type: "closed", code, reason: "größe und grund", by: "us" })
     expect(responder.closed).toEqual({ type: "closed", code, reason: "größe und grund", by: "peer" })
     for (const { association } of [initiator, responder]) {
@@ -393,6 +397,25 @@ describe("the end", () => {
     responder.reading = true
     responder.take()
     expect([wholeNumbers(responder, 0), wholeNumbers(responder, 1)]).toEqual([[3], [4]])
+  })
+})
+
+describe("what does not matter any more", () => {
+  it("is not waited for when the association ends", () => {
+    const pair = makeConnectedPair({ channels: [{ ...ordered, maxLagMs: 10_000 }] })
+    const { network, initiator, responder } = pair
+    let lose = true
+    network.onPath = passing => (lose && passing.bytes.length > 600 ? [] : [passing])
+    initiator.association.send(0, patterned(0, 1_000), network.nowMs)
+    pass(pair, 1)
+    lose = false
+    initiator.association.send(0, patterned(1, 1_000), network.nowMs)
+    pass(pair, 11)
+    expect(responder.messages).toEqual([])
+    initiator.association.close("normal", "", network.nowMs)
+    pass(pair, 20)
+    expect(wholeNumbers(responder)).toEqual([1])
+    expect(responder.events).toContainEqual({ type: "lost", channel: 0, messageId: 0, count: 1 })
   })
 })
 

@@ -9,6 +9,7 @@ import { specifiedKeyLimits } from "../../src/protocol/sllp/Datagrams.ts"
 import { Bottleneck, VirtualNetwork, type Host, type Line, type Passing } from "../support/sllpNetwork.ts"
 import {
   endOptions,
+  frameSpy,
   initiatorAddress,
   makeConnectedPair,
   makePair,
@@ -272,6 +273,47 @@ describe("messages that may be lost", () => {
   })
 })
 
+describe("DROP and CREDIT are sent again until they are acknowledged", () => {
+  /** Loses the first datagrams that carry such a frame. */
+  const losing = (pair: Pair, type: string, howMany: number) => {
+    const frames = frameSpy()
+    let lost = 0
+    pair.network.onPath = passing => {
+      if (!frames(passing).has(type) || lost >= howMany) return [passing]
+      lost++
+      return []
+    }
+    return () => lost
+  }
+
+  it.each([false, true])("CREDIT (the receiver of it sends as well: %s)", both => {
+    const channels = [{ ...reliable, maxMessageBytes: 100_000, sendQueueBytes: 10_000_000 }]
+    const pair = makeConnectedPair({ channels, both: { ceilingBytesPerSecond: 5_000_000 } })
+    const { network, initiator, responder } = pair
+    const lost = losing(pair, "credit", 3)
+    const message = patterned(1, 100_000)
+    for (let id = 0; id < 70; id++) initiator.association.send(0, message, network.nowMs)
+    if (both) for (let id = 0; id < 70; id++) responder.association.send(0, message, network.nowMs)
+    expect(network.run(network.nowMs + 20_000, () => responder.messages.length === 70)).toBe(true)
+    expect(lost()).toBe(3)
+  })
+
+  it.each([false, true])("DROP (something else is sent meanwhile: %s)", more => {
+    const channels: ReadonlyArray<SllpChannelOptions> = [{ mode: "ordered" }, reliable]
+    const pair = makeConnectedPair({ channels, both: { ceilingBytesPerSecond: 1_000_000 } })
+    const { network, initiator, responder } = pair
+    pass(pair, 100)
+    let chunks = 0
+    network.onPath = passing => (passing.from === initiatorAddress && ++chunks === 2 ? [] : [passing])
+    initiator.association.send(0, patterned(1, 5_000), network.nowMs)
+    pass(pair, 8)
+    const lost = losing(pair, "drop", 3)
+    if (more) initiator.association.send(1, patterned(2, 1_000_000), network.nowMs)
+    expect(network.run(network.nowMs + 5_000, () => responder.has("lost"))).toBe(true)
+    expect(lost()).toBe(3)
+  })
+})
+
 describe("the size of datagrams", () => {
   const sizes = (host: Host) => host.events.flatMap(event => (event.type === "datagramSize" ? [event.bytes] : []))
 
@@ -360,6 +402,19 @@ describe("a peer that moves", () => {
     // The size is confirmed anew on the new path.
     const sizes = other.events.flatMap(event => (event.type === "datagramSize" ? [event.bytes] : []))
     expect(sizes).toEqual([1_400, 1_200, 1_400])
+  })
+
+  it("is begun with anew: window and round trip of the old path mean nothing on the new one", () => {
+    const pair = makeConnectedPair({ channels: [reliable], both: { ceilingBytesPerSecond: 2_000_000 } })
+    const { network, initiator, responder } = pair
+    responder.association.send(0, patterned(6, 2_000_000), network.nowMs)
+    initiator.association.send(0, patterned(6, 2_000_000), network.nowMs)
+    pass(pair, 300)
+    expect(responder.association.statistics(network.nowMs).congestionWindowBytes).toBeGreaterThan(20_000)
+    initiator.address = newAddress
+    network.run(network.nowMs + 1_000, () => responder.has("path"))
+    const { congestionWindowBytes, minRoundTripMs, datagramBytes } = responder.association.statistics(network.nowMs)
+    expect([congestionWindowBytes, minRoundTripMs, datagramBytes]).toEqual([12_000, undefined, 1_200])
   })
 
   it("is followed while it only listens, by its signs of life", () => {

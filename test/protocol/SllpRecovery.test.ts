@@ -368,6 +368,17 @@ describe("the size of datagrams (§4.5)", () => {
     expect(size.probeAtMs).toBe(777 + 600_000)
   })
 
+  it("is tried further when one of them is answered", () => {
+    const size = new DatagramSize(9_000)
+    for (let number = 0; number < 12; number++) {
+      expect(size.probeAtMs).toBe(-Infinity)
+      size.onProbe(number)
+      if (number === 5) size.onAcknowledged(number, 9_000)
+      else size.onLost(number, 9_000, 777)
+    }
+    expect(size.probeAtMs).toBe(600_777)
+  })
+
   it("asks for nothing where 1,200 is what is wanted", () => {
     expect(new DatagramSize(1_200).probeAtMs).toBe(Infinity)
   })

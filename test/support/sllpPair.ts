@@ -1,8 +1,10 @@
-import { concat, utf8 } from "../../src/protocol/Bytes.ts"
+import { utf8 } from "../../src/protocol/Bytes.ts"
 import { extract } from "../../src/protocol/KeySchedule.ts"
+import { DatagramOpener, directionSecrets } from "../../src/protocol/sllp/Datagrams.ts"
+import { FrameReader } from "../../src/protocol/sllp/Frames.ts"
 import { SllpAssociation, type SllpChannelOptions, type SllpOptions } from "../../src/protocol/sllp/SllpAssociation.ts"
 import { SeededRandom } from "./protocolRandom.ts"
-import { VirtualNetwork, type Host, type Line } from "./sllpNetwork.ts"
+import { VirtualNetwork, type Host, type Line, type Passing } from "./sllpNetwork.ts"
 
 export const initiatorCid = utf8("cid of I")
 export const responderCid = utf8("cid of R")
@@ -84,4 +86,28 @@ export const numberOf = (bytes: Uint8Array): number => {
   return id
 }
 
-export const joinedBytes = concat
+/** Sees into the datagrams of a pair, as nobody on the line can: the types of their frames, those of chunks and runs of PAD once. */
+export const frameSpy = (): ((passing: Passing) => ReadonlySet<string>) => {
+  const { initiatorToResponder, responderToInitiator } = directionSecrets(associationSecret)
+  const openers = [
+    new DatagramOpener(initiatorToResponder, responderCid),
+    new DatagramOpener(responderToInitiator, initiatorCid)
+  ]
+  return ({ bytes }) => {
+    const seen = new Set<string>()
+    for (const opener of openers) {
+      const plain = opener.open(bytes, 0, 0)
+      if (typeof plain === "string") continue
+      new FrameReader().read(plain, {
+        onChunk: () => void seen.add("chunk"),
+        onAck: () => void seen.add("ack"),
+        onClose: () => void seen.add("close"),
+        onPathChallenge: () => void seen.add("challenge"),
+        onPathResponse: () => void seen.add("response"),
+        onDrop: () => void seen.add("drop"),
+        onCredit: () => void seen.add("credit")
+      })
+    }
+    return seen
+  }
+}

@@ -187,7 +187,7 @@ export class DatagramSender {
     return false
   }
 
-  /** One datagram of whatever there is; false where nothing of it asks for an acknowledgement, and nothing was sent. */
+  /** One datagram of whatever there is; false where it asks for no acknowledgement: it then carries an ACK, or was not sent. */
   #pack(out: Array<OutgoingDatagram>, to: string, limit: number, nowMs: number): boolean {
     const writer = this.#writer
     const datagram = this.recovery.begin()
