@@ -362,6 +362,21 @@ describe("the size of datagrams", () => {
     expect(sizes(initiator)).toEqual([1_400, 1_200])
   })
 
+  it("is kept where a full queue loses many datagrams in a row", () => {
+    const both = { datagramBytes: 1_400, ceilingBytesPerSecond: 2_000_000 }
+    const pair = makeConnectedPair({ channels: [reliable], both })
+    pass(pair, 500)
+    const { network, initiator } = pair
+    let larger = 0
+    network.onPath = passing => {
+      if (passing.bytes.length > 1_300) larger++
+      return larger > 100 && larger <= 115 ? [] : [passing]
+    }
+    carry(pair, patterned(2, MiB))
+    expect(initiator.association.statistics(network.nowMs).lostDatagrams).toBeGreaterThan(14)
+    expect(sizes(initiator)).toEqual([1_400])
+  })
+
   it("falls back too where small messages go on passing", () => {
     const channels: ReadonlyArray<SllpChannelOptions> = [reliable, { mode: "latest" }]
     const pair = makeConnectedPair({ channels, both: { datagramBytes: 1_400 } })

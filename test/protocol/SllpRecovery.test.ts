@@ -400,13 +400,21 @@ describe("the size of datagrams (§4.5)", () => {
 
   it("falls back when ten full datagrams in a row are lost while small ones arrive", () => {
     const size = confirmed()
-    const losses = (count: number) => Array.from({ length: count }, (_, at) => size.onLost(10 + at, 1_400, 0))
-    expect(losses(9)).not.toContain(true)
+    const losses = (from: number, count: number) =>
+      Array.from({ length: count }, (_, at) => size.onLost(from + at, 1_400, 0))
+    expect(losses(10, 9)).not.toContain(true)
     size.onAcknowledged(30, 1_400)
-    expect(losses(9)).not.toContain(true)
-    size.onAcknowledged(31, 100)
-    expect(losses(1)).toEqual([true])
+    expect(losses(40, 9)).not.toContain(true)
+    size.onAcknowledged(60, 100)
+    expect(losses(49, 1)).toEqual([true])
     expect(size.bytes).toBe(1_200)
+  })
+
+  it("does not fall back for a run of losses before a full datagram that passed: that is a queue that was full", () => {
+    const size = confirmed()
+    size.onAcknowledged(100, 1_400)
+    for (let number = 10; number < 100; number++) expect(size.onLost(number, 1_400, 0)).toBe(false)
+    expect(size.bytes).toBe(1_400)
   })
 })
 

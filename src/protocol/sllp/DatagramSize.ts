@@ -18,6 +18,8 @@ export class DatagramSize {
   #answered = 0
   #lostProbes = 0
   #lostInARow = 0
+  /** The highest number of a larger datagram that has arrived. */
+  #lastLarger = -1
   #nextProbeAtMs = -Infinity
 
   constructor(target: number) {
@@ -44,7 +46,10 @@ export class DatagramSize {
 
   /** A datagram has arrived; true when the size is confirmed by it. */
   onAcknowledged(number: number, bytes: number): boolean {
-    if (bytes > baseDatagramBytes) this.#lostInARow = 0
+    if (bytes > baseDatagramBytes) {
+      this.#lostInARow = 0
+      this.#lastLarger = Math.max(this.#lastLarger, number)
+    }
     if (number !== this.#probe) return false
     this.#probe = -1
     this.#lostProbes = 0
@@ -63,6 +68,8 @@ export class DatagramSize {
       return false
     }
     if (bytes <= baseDatagramBytes || this.#bytes === baseDatagramBytes) return false
+    // One that was sent after it has passed: a full queue loses many in a row, and is no black hole.
+    if (number < this.#lastLarger) return false
     this.#lostInARow++
     return this.#lostInARow >= blackHoleLosses && this.fallBack(nowMs)
   }
